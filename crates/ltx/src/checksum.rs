@@ -1,0 +1,209 @@
+//! CRC-64/GO-ISO, as LTX uses it: for pages, for databases, for files.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crc_fast::{CrcAlgorithm::Crc64GoIso, Digest};
+
+use crate::{DecodeError, HEADER_LENGTH, PageNumber, Tail};
+
+/// Always set in a checksum, so that zero means "none".
+const FLAG: u64 = 1 << 63;
+
+/// A checksum with bit 63 set, as LTX stores it: of a page, of a whole database, or of a file.
+///
+/// The checksum of a database is the XOR of its pages' checksums (the lock page is not among them), with the bit
+/// set again: see [`Checksum::toggle`]. Written as 16 hexadecimal digits, lower case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Checksum(u64);
+
+impl Checksum {
+    /// The checksum of a database without pages.
+    pub const EMPTY: Self = Self(FLAG);
+
+    /// The checksum with these bits, or `None` when bit 63 is not set.
+    #[must_use]
+    pub const fn new(bits: u64) -> Option<Self> {
+        if bits & FLAG == 0 { None } else { Some(Self(bits)) }
+    }
+
+    /// The checksum with these bits and bit 63.
+    #[must_use]
+    pub const fn from_crc(crc: u64) -> Self {
+        Self(crc | FLAG)
+    }
+
+    /// The bits, with bit 63.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The checksum of a page: over its number, 4 bytes big-endian, and its content.
+    #[must_use]
+    pub fn of_page(page: PageNumber, content: &[u8]) -> Self {
+        let mut digest = Digest::new(Crc64GoIso);
+        digest.update(&page.get().to_be_bytes());
+        digest.update(content);
+        Self::from_crc(digest.finalize())
+    }
+
+    /// The checksum of the database with this page added, or removed when it was in.
+    #[must_use]
+    pub const fn toggle(self, page: Self) -> Self {
+        Self(FLAG | (self.0 ^ page.0))
+    }
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The text is not a checksum.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a checksum is 16 hexadecimal digits in lower case, the first from 8 to f, not {0:?}")]
+pub struct ParseChecksumError(String);
+
+impl FromStr for Checksum {
+    type Err = ParseChecksumError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        crate::id::parse_hex(text).and_then(Self::new).ok_or_else(|| ParseChecksumError(text.into()))
+    }
+}
+
+/// The CRC of a run of bytes, which can be joined with the CRC of the run that follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunningChecksum {
+    crc: u64,
+    length: u64,
+}
+
+impl RunningChecksum {
+    /// The checksum of no bytes.
+    pub const EMPTY: Self = Self { crc: 0, length: 0 };
+
+    /// The checksum of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut digest = Digest::new(Crc64GoIso);
+        digest.update(bytes);
+        Self::from(&digest)
+    }
+
+    /// The checksum of these bytes and those of `next` behind them.
+    #[must_use]
+    pub fn then(self, next: Self) -> Self {
+        let crc = match (self.length, next.length) {
+            (_, 0) => self.crc,
+            (0, _) => next.crc,
+            _ => crc_fast::checksum_combine(Crc64GoIso, self.crc, next.crc, next.length),
+        };
+        Self { crc, length: self.length + next.length }
+    }
+
+    /// The checksum with bit 63 set, as it is stored.
+    #[must_use]
+    pub const fn finish(self) -> Checksum {
+        Checksum::from_crc(self.crc)
+    }
+}
+
+impl From<&Digest> for RunningChecksum {
+    fn from(digest: &Digest) -> Self {
+        Self { crc: digest.finalize(), length: digest.get_amount() }
+    }
+}
+
+/// Joins the checksums of a file's pieces, from front to back, and compares the result with the file's own.
+#[derive(Clone, Copy, Debug)]
+pub struct FileChecksum(RunningChecksum);
+
+impl FileChecksum {
+    /// Starts with the header, the first 100 bytes of the file.
+    #[must_use]
+    pub fn new(header: &[u8; HEADER_LENGTH]) -> Self {
+        Self(RunningChecksum::of(header))
+    }
+
+    /// Adds the next run of frames, as [`crate::decode_frames`] returns it.
+    pub fn push(&mut self, frames: RunningChecksum) {
+        self.0 = self.0.then(frames);
+    }
+
+    /// Adds the tail and compares.
+    ///
+    /// # Errors
+    /// [`DecodeError::FileChecksum`] when the file is not what was written.
+    pub fn verify(self, tail: &Tail) -> Result<(), DecodeError> {
+        let computed = self.0.then(tail.checksum).finish();
+        let stored = tail.trailer.file_checksum;
+        if computed == stored { Ok(()) } else { Err(DecodeError::FileChecksum { stored, computed }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// CRC-64/GO-ISO bit by bit: polynomial x^64 + x^4 + x^3 + x + 1 reflected, all ones in and out.
+    pub(crate) fn crc64_bitwise(bytes: &[u8]) -> u64 {
+        let mut crc = u64::MAX;
+        for &byte in bytes {
+            crc ^= u64::from(byte);
+            for _ in 0..8 {
+                crc = if crc & 1 == 1 { (crc >> 1) ^ 0xd800_0000_0000_0000 } else { crc >> 1 };
+            }
+        }
+        !crc
+    }
+
+    #[test]
+    fn the_algorithm_is_crc64_go_iso() {
+        assert_eq!(crc_fast::checksum(Crc64GoIso, b"123456789"), 0xb909_56c7_75a4_1001);
+        assert_eq!(crc64_bitwise(b"123456789"), 0xb909_56c7_75a4_1001);
+    }
+
+    #[test]
+    fn a_page_checksum_is_over_number_and_content() {
+        let content = [7_u8; 512];
+        let mut bytes = vec![0, 0, 1, 2];
+        bytes.extend_from_slice(&content);
+        let page = PageNumber::new(0x102).unwrap();
+        assert_eq!(Checksum::of_page(page, &content).get(), crc64_bitwise(&bytes) | 1 << 63);
+    }
+
+    #[test]
+    fn toggling_a_page_twice_removes_it() {
+        let one = Checksum::of_page(PageNumber::FIRST, &[1; 512]);
+        let two = Checksum::of_page(PageNumber::FIRST, &[2; 512]);
+        assert_eq!(Checksum::EMPTY.toggle(one), one);
+        assert_eq!(Checksum::EMPTY.toggle(one).toggle(two).toggle(one), two);
+        assert_eq!(Checksum::EMPTY.toggle(one).toggle(one), Checksum::EMPTY);
+    }
+
+    #[test]
+    fn a_checksum_has_one_written_form() {
+        let checksum = Checksum::from_crc(0x12);
+        assert_eq!(checksum.to_string(), "8000000000000012");
+        assert_eq!("8000000000000012".parse(), Ok(checksum));
+        assert!("0000000000000012".parse::<Checksum>().is_err());
+        assert!("800000000000001".parse::<Checksum>().is_err());
+        assert_eq!(Checksum::new(0x12), None);
+    }
+
+    #[test]
+    fn runs_join_at_any_cut() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
+        let whole = RunningChecksum::of(&bytes);
+        for cut in [0, 1, 7, 100, 999, 1000] {
+            let (front, back) = bytes.split_at(cut);
+            assert_eq!(RunningChecksum::of(front).then(RunningChecksum::of(back)), whole, "cut at {cut}");
+        }
+        assert_eq!(RunningChecksum::of(&[]), RunningChecksum::EMPTY);
+    }
+}
