@@ -99,7 +99,7 @@ impl RunningChecksum {
         let crc = match (self.length, next.length) {
             (_, 0) => self.crc,
             (0, _) => next.crc,
-            _ => crc_fast::checksum_combine(Crc64GoIso, self.crc, next.crc, next.length),
+            _ => multiply(x_to_the_bytes(next.length), self.crc) ^ next.crc,
         };
         Self { crc, length: self.length + next.length }
     }
@@ -115,6 +115,45 @@ impl From<&Digest> for RunningChecksum {
     fn from(digest: &Digest) -> Self {
         Self { crc: digest.finalize(), length: digest.get_amount() }
     }
+}
+
+/// The CRC's polynomial, x^64 + x^4 + x^3 + x + 1, with the highest power in the lowest bit: so x^0 is bit 63.
+const POLYNOMIAL: u64 = 0xd800_0000_0000_0000;
+
+/// The product of two polynomials modulo the CRC's.
+const fn multiply(a: u64, mut b: u64) -> u64 {
+    let mut product = 0;
+    let mut bit = 1 << 63;
+    while bit != 0 {
+        if a & bit != 0 {
+            product ^= b;
+        }
+        b = if b & 1 == 0 { b >> 1 } else { (b >> 1) ^ POLYNOMIAL };
+        bit >>= 1;
+    }
+    product
+}
+
+/// x^(2^n) modulo the CRC's polynomial, for each n up to what 2^63 bytes take.
+const SQUARES: [u64; 67] = {
+    let mut squares = [1 << 62; 67];
+    let mut n = 1;
+    while n < squares.len() {
+        squares[n] = multiply(squares[n - 1], squares[n - 1]);
+        n += 1;
+    }
+    squares
+};
+
+/// x^(8 * `length`): multiplying a CRC with it is what `length` zero bytes behind it do. A microsecond or two, where
+/// the function that comes with crc-fast takes a hundred, which a commit would feel.
+fn x_to_the_bytes(length: u64) -> u64 {
+    let one = 1 << 63;
+    SQUARES[3..]
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| length >> n & 1 == 1)
+        .fold(one, |product, (_, &square)| multiply(product, square))
 }
 
 /// Joins the checksums of a file's pieces, from front to back, and compares the result with the file's own.
@@ -205,5 +244,14 @@ mod tests {
             assert_eq!(RunningChecksum::of(front).then(RunningChecksum::of(back)), whole, "cut at {cut}");
         }
         assert_eq!(RunningChecksum::of(&[]), RunningChecksum::EMPTY);
+    }
+
+    #[test]
+    fn runs_of_any_length_join_as_crc_fast_joins_them() {
+        for length in [1, 2, 3, 100, 4096, 1 << 22, (1 << 32) + 5, 5 << 30, u64::MAX >> 1] {
+            let (front, back) = (RunningChecksum::of(b"front"), RunningChecksum { crc: 0x1234_5678_9abc_def0, length });
+            let expected = crc_fast::checksum_combine(Crc64GoIso, front.crc, back.crc, length);
+            assert_eq!(front.then(back).crc, expected, "{length}");
+        }
     }
 }
