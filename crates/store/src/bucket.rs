@@ -1,0 +1,509 @@
+//! A bucket: list, get, create, delete.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    Attribute, Attributes, BackoffConfig, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutOptions, PutPayload, RetryConfig,
+};
+
+use crate::credentials::{Chain, ForObjectStore};
+use crate::meter::{Meter, Operation};
+use crate::s3::Requests;
+use crate::transport::{Metered, Seen};
+use crate::{Body, Counters, Endpoint, Location, StoreError, StoreErrorKind, Transport, local};
+
+/// What a listing tells of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// The whole key.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// When the store created it, by the store's clock.
+    pub modified: SystemTime,
+    /// The ETag without its quotes.
+    pub e_tag: Option<String>,
+}
+
+/// How a conditional create ended, where the store gave a clear answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CreateOutcome {
+    /// The object is there, and is ours.
+    Created {
+        /// The ETag without its quotes.
+        e_tag: Option<String>,
+    },
+    /// The store refused since an object of this name exists or is being created: by another, or by an earlier try.
+    Exists,
+}
+
+/// Objects larger than this are streamed by `file://` and S3 uploads alike when their body is a file.
+/// The metadata name under which Litestream keeps a transaction's time (RFC 3339).
+const TIMESTAMP: &str = "litestream-timestamp";
+
+/// A handle to a bucket. Clones share connections and counters.
+#[derive(Clone)]
+pub struct Bucket {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    location: Location,
+    /// For reads: tries again by itself.
+    reader: Arc<dyn ObjectStore>,
+    /// For writes: every call is one request, so that its outcome is known.
+    writer: Arc<dyn ObjectStore>,
+    /// Present for S3 only.
+    requests: Option<Requests>,
+    chain: Option<Arc<Chain>>,
+    meter: Meter,
+    /// The wire counts for S3; elsewhere there is none, and the calls are counted.
+    count_calls: bool,
+    /// Object metadata is kept by this store.
+    metadata: bool,
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Bucket").field(&self.inner.location.to_string()).finish()
+    }
+}
+
+impl Bucket {
+    /// Prepares a handle; nothing is sent to the store yet, but the source of credentials may be asked.
+    ///
+    /// # Errors
+    /// When there are no credentials for a service that is not on this machine, or the folder of a `file://` bucket
+    /// does not exist.
+    pub async fn connect(location: &Location, transport: &Transport) -> Result<Self, StoreError> {
+        match &location.endpoint {
+            Endpoint::Http(url) => Self::s3(location, url, transport).await,
+            Endpoint::Folder(_) => Self::folder(location),
+        }
+    }
+
+    async fn s3(location: &Location, url: &url::Url, transport: &Transport) -> Result<Self, StoreError> {
+        let meter = Meter::default();
+        let wire = Metered { transport: transport.clone(), meter: meter.clone() };
+        let chain = Arc::new(Chain::new(location.endpoint.is_local()).await);
+        let signed = chain.any().await.map_err(|error| {
+            StoreError::new(StoreErrorKind::NoCredentials, "sign a request", "", location, error.to_string())
+        })?;
+        if !signed {
+            tracing::info!(%location, "no AWS credentials were found: requests go unsigned to this local service");
+        }
+        let builder = |retry: RetryConfig| {
+            AmazonS3Builder::new()
+                .with_endpoint(url.as_str().trim_end_matches('/'))
+                .with_allow_http(url.scheme() == "http")
+                .with_bucket_name(&location.bucket)
+                .with_region(chain.region())
+                .with_virtual_hosted_style_request(false)
+                .with_credentials(Arc::new(ForObjectStore(Arc::clone(&chain))))
+                .with_skip_signature(!signed)
+                .with_http_connector(wire.clone())
+                .with_retry(retry)
+                .build()
+                .map_err(|e| StoreError::from_object_store(&e, None, "configure", "", location))
+        };
+        let requests = Requests {
+            wire: wire.clone(),
+            location: location.clone(),
+            endpoint: url.clone(),
+            region: chain.region().to_owned(),
+            chain: signed.then(|| Arc::clone(&chain)),
+        };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                location: location.clone(),
+                reader: Arc::new(builder(retry_reads())?),
+                writer: Arc::new(builder(RetryConfig { max_retries: 0, ..RetryConfig::default() })?),
+                requests: Some(requests),
+                chain: signed.then_some(chain),
+                meter,
+                count_calls: false,
+                metadata: true,
+            }),
+        })
+    }
+
+    fn folder(location: &Location) -> Result<Self, StoreError> {
+        let folder = location.folder().unwrap_or_default();
+        if !folder.is_dir() {
+            let cause = format!("{} is no folder", folder.display());
+            return Err(StoreError::new(StoreErrorKind::NoSuchBucket, "open", "", location, cause));
+        }
+        let store = LocalFileSystem::new_with_prefix(&folder)
+            .map_err(|e| StoreError::from_object_store(&e, None, "open", "", location))?
+            .with_fsync(true);
+        let mut bucket = Self::from_object_store(Arc::new(store), location.clone());
+        if let Some(inner) = Arc::get_mut(&mut bucket.inner) {
+            inner.metadata = false;
+        }
+        Ok(bucket)
+    }
+
+    /// A bucket over any `object_store`, for tests with its in-memory store and for stores that this crate does not
+    /// configure itself. A [`Body::File`] is read into memory there, unless the location is a folder.
+    #[must_use]
+    pub fn from_object_store(store: Arc<dyn ObjectStore>, location: Location) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                location,
+                reader: Arc::clone(&store),
+                writer: store,
+                requests: None,
+                chain: None,
+                meter: Meter::default(),
+                count_calls: true,
+                metadata: true,
+            }),
+        }
+    }
+
+    /// Where the bucket is.
+    #[must_use]
+    pub fn location(&self) -> &Location {
+        &self.inner.location
+    }
+
+    /// What this handle and its clones have sent and received so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.inner.meter.read()
+    }
+
+    /// True if `key` can be an object's key here.
+    #[must_use]
+    pub fn is_key(key: &str) -> bool {
+        Path::parse(key).is_ok_and(|path| path.as_ref() == key)
+    }
+
+    /// Lists the objects below the folder `prefix` (given without a trailing slash), in the order of their keys; with
+    /// `after`, only those whose key is greater.
+    ///
+    /// # Errors
+    /// See [`StoreErrorKind`].
+    pub async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Object>, StoreError> {
+        let op = "LIST";
+        let path = self.path(op, prefix)?;
+        self.count(Operation::List, 0);
+        let stream = match after {
+            Some(after) => self.inner.reader.list_with_offset(Some(&path), &self.path(op, after)?),
+            None => self.inner.reader.list(Some(&path)),
+        };
+        let result: Result<Vec<ObjectMeta>, _> = stream.try_collect().await;
+        let found = self.checked(op, prefix, None, result).await?;
+        let mut objects: Vec<Object> = found.into_iter().map(object).collect();
+        // S3 lists in this order; a folder on a disk does not.
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(objects)
+    }
+
+    /// The names of the folders directly below `prefix` ("" for the bucket itself), in order.
+    ///
+    /// # Errors
+    /// See [`StoreErrorKind`].
+    pub async fn folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let op = "LIST";
+        let path = if prefix.is_empty() { None } else { Some(self.path(op, prefix)?) };
+        self.count(Operation::List, 0);
+        let result = self.inner.reader.list_with_delimiter(path.as_ref()).await;
+        let listed = self.checked(op, prefix, None, result).await?;
+        let name = |p: &Path| p.filename().map(str::to_owned);
+        let mut names: Vec<String> = listed.common_prefixes.iter().filter_map(name).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// A whole object.
+    ///
+    /// # Errors
+    /// See [`StoreErrorKind`].
+    pub async fn get(&self, key: &str) -> Result<Bytes, StoreError> {
+        Ok(self.read(key, None).await?.0)
+    }
+
+    /// Bytes `range` of an object; fewer if it ends earlier.
+    ///
+    /// # Errors
+    /// See [`StoreErrorKind`].
+    pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        Ok(self.read(key, Some(GetRange::Bounded(range))).await?.0)
+    }
+
+    /// The last `length` bytes of an object (all of it, if it is shorter), and what the store says of it.
+    ///
+    /// # Errors
+    /// See [`StoreErrorKind`].
+    pub async fn get_end(&self, key: &str, length: u64) -> Result<(Bytes, Object), StoreError> {
+        self.read(key, Some(GetRange::Suffix(length))).await
+    }
+
+    async fn read(&self, key: &str, range: Option<GetRange>) -> Result<(Bytes, Object), StoreError> {
+        let op = "GET";
+        let path = self.path(op, key)?;
+        self.count(Operation::Get, 0);
+        let options = GetOptions { range, ..GetOptions::default() };
+        let result = async {
+            let reply = self.inner.reader.get_opts(&path, options).await?;
+            let meta = object(reply.meta.clone());
+            Ok((reply.bytes().await?, meta))
+        };
+        let (bytes, meta) = self.checked(op, key, None, result.await).await?;
+        if self.inner.count_calls {
+            self.inner.meter.received(bytes.len() as u64);
+        }
+        Ok((bytes, meta))
+    }
+
+    /// Creates an object with `If-None-Match: *`: one request, never sent again by itself.
+    ///
+    /// `time` becomes the metadata `litestream-timestamp`, where the store keeps metadata.
+    ///
+    /// # Errors
+    /// Anything but a clear answer; see [`StoreErrorKind::may_have_landed`]. An attempt that is not answered within
+    /// `timeout` is [`StoreErrorKind::Interrupted`].
+    pub async fn create(
+        &self,
+        key: &str,
+        body: &Body,
+        time: SystemTime,
+        timeout: Duration,
+    ) -> Result<CreateOutcome, StoreError> {
+        self.put(key, body, PutMode::Create, Some(time), timeout).await
+    }
+
+    /// Writes an object whether or not it exists: for stores without conditional writes.
+    ///
+    /// # Errors
+    /// As [`Bucket::create`].
+    pub async fn overwrite(
+        &self,
+        key: &str,
+        body: &Body,
+        time: SystemTime,
+        timeout: Duration,
+    ) -> Result<CreateOutcome, StoreError> {
+        self.put(key, body, PutMode::Overwrite, Some(time), timeout).await
+    }
+
+    async fn put(
+        &self,
+        key: &str,
+        body: &Body,
+        mode: PutMode,
+        time: Option<SystemTime>,
+        timeout: Duration,
+    ) -> Result<CreateOutcome, StoreError> {
+        let sending = async {
+            match body {
+                Body::Memory(bytes) => self.put_memory(key, bytes.clone(), mode, time).await,
+                Body::File { .. } => self.put_file(key, body, mode, time).await,
+            }
+        };
+        match tokio::time::timeout(timeout, sending).await {
+            Ok(result) => result,
+            Err(_) => {
+                let cause = format!("not answered within {:.1} s", timeout.as_secs_f32());
+                Err(self.error(StoreErrorKind::Interrupted, "PUT", key, cause))
+            }
+        }
+    }
+
+    async fn put_memory(
+        &self,
+        key: &str,
+        bytes: Bytes,
+        mode: PutMode,
+        time: Option<SystemTime>,
+    ) -> Result<CreateOutcome, StoreError> {
+        let op = "PUT";
+        let path = self.path(op, key)?;
+        self.count(Operation::Put, bytes.len() as u64);
+        let mut attributes = Attributes::new();
+        if let Some(time) = time.filter(|_| self.inner.metadata) {
+            attributes.insert(Attribute::Metadata(TIMESTAMP.into()), rfc3339(time).into());
+        }
+        let seen = Seen::default();
+        let mut options = PutOptions { mode, attributes, ..PutOptions::default() };
+        options.extensions.insert(seen.clone());
+        match self.inner.writer.put_opts(&path, PutPayload::from_bytes(bytes), options).await {
+            Ok(done) => Ok(CreateOutcome::Created { e_tag: done.e_tag.map(unquoted) }),
+            // 409 is what AWS answers while another creation of the same key is under way.
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(CreateOutcome::Exists),
+            Err(_) if seen.reply().status.is_some_and(is_exists) => Ok(CreateOutcome::Exists),
+            result => self.checked(op, key, Some(&seen), result.map(|_| CreateOutcome::Exists)).await,
+        }
+    }
+
+    async fn put_file(
+        &self,
+        key: &str,
+        body: &Body,
+        mode: PutMode,
+        time: Option<SystemTime>,
+    ) -> Result<CreateOutcome, StoreError> {
+        let Body::File { file, length } = body else {
+            return Err(self.error(StoreErrorKind::Disk, "PUT", key, "not a file"));
+        };
+        if let Some(requests) = &self.inner.requests {
+            let timestamp = rfc3339(time.unwrap_or(SystemTime::UNIX_EPOCH));
+            let mut headers = vec![("x-amz-meta-litestream-timestamp", timestamp.as_str())];
+            if mode == PutMode::Create {
+                headers.push(("if-none-match", "*"));
+            }
+            let reply = requests.put(key, body, &headers).await?;
+            return match reply.status {
+                status if status.is_success() => Ok(CreateOutcome::Created { e_tag: reply.e_tag.map(unquoted) }),
+                status if mode == PutMode::Create && is_exists(status) => Ok(CreateOutcome::Exists),
+                _ => Err(self.noted(requests.refused(key, &reply)).await),
+            };
+        }
+        let (file, length) = (Arc::clone(file), *length);
+        let disk = |e: &dyn fmt::Display| self.error(StoreErrorKind::Disk, "PUT", key, e.to_string());
+        let Some(folder) = self.inner.location.folder().filter(|_| mode == PutMode::Create) else {
+            let read = move || crate::body::read_chunk(&file, 0, usize::try_from(length).unwrap_or(usize::MAX));
+            let bytes = tokio::task::spawn_blocking(read).await.map_err(|e| disk(&e))?.map_err(|e| disk(&e))?;
+            return self.put_memory(key, bytes, mode, time).await;
+        };
+        self.path("PUT", key)?;
+        self.count(Operation::Put, length);
+        let unique = crate::probe::random().map_err(|e| disk(&e))?;
+        let target = folder.join(key);
+        let created = tokio::task::spawn_blocking(move || local::create(&file, length, &target, unique))
+            .await
+            .map_err(|e| disk(&e))?;
+        match created {
+            Ok(()) => Ok(CreateOutcome::Created { e_tag: None }),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(CreateOutcome::Exists),
+            Err(e) => Err(disk(&e)),
+        }
+    }
+
+    /// Deletes an object; that it does not exist is a success.
+    ///
+    /// # Errors
+    /// See [`StoreErrorKind`].
+    pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        let op = "DELETE";
+        let path = self.path(op, key)?;
+        self.count(Operation::Delete, 0);
+        match self.inner.reader.delete(&path).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            result => self.checked(op, key, None, result).await,
+        }
+    }
+
+    /// Creates the bucket itself; that it exists is a success.
+    ///
+    /// # Errors
+    /// See [`StoreErrorKind`].
+    pub async fn create_bucket(location: &Location, transport: &Transport) -> Result<(), StoreError> {
+        match location.folder() {
+            Some(folder) => std::fs::create_dir_all(&folder)
+                .map_err(|e| StoreError::new(StoreErrorKind::Disk, "create the bucket", "", location, e.to_string())),
+            None => {
+                let bucket = Self::connect(location, transport).await?;
+                match &bucket.inner.requests {
+                    Some(requests) => requests.create_bucket().await,
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn path(&self, operation: &'static str, key: &str) -> Result<Path, StoreError> {
+        Path::parse(key)
+            .ok()
+            .filter(|path| path.as_ref() == key)
+            .ok_or_else(|| self.error(StoreErrorKind::Rejected, operation, key, "the key is not valid"))
+    }
+
+    fn count(&self, operation: Operation, bytes: u64) {
+        if self.inner.count_calls {
+            self.inner.meter.sent(operation, bytes);
+        }
+    }
+
+    pub(crate) fn error(
+        &self,
+        kind: StoreErrorKind,
+        operation: &'static str,
+        key: &str,
+        cause: impl Into<String>,
+    ) -> StoreError {
+        StoreError::new(kind, operation, key, &self.inner.location, cause)
+    }
+
+    async fn checked<T>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        seen: Option<&Seen>,
+        result: object_store::Result<T>,
+    ) -> Result<T, StoreError> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                let reply = seen.map(Seen::reply).unwrap_or_default();
+                let location = &self.inner.location;
+                let error = StoreError::from_object_store(&error, reply.status, operation, key, location);
+                Err(self.noted(error.with_retry_after(reply.retry_after)).await)
+            }
+        }
+    }
+
+    /// Refused credentials are asked for anew before the next request: they may have been rotated.
+    async fn noted(&self, error: StoreError) -> StoreError {
+        if let (StoreErrorKind::Denied, Some(chain)) = (error.kind(), &self.inner.chain) {
+            chain.forget().await;
+        }
+        error
+    }
+}
+
+/// 412 says that the object exists; 409 that another creation is under way.
+fn is_exists(status: http::StatusCode) -> bool {
+    status == http::StatusCode::PRECONDITION_FAILED || status == http::StatusCode::CONFLICT
+}
+
+/// A store that can't be reached must make an open fail within seconds.
+fn retry_reads() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(2),
+            base: 3.0,
+        },
+        max_retries: 4,
+        retry_timeout: Duration::from_secs(30),
+    }
+}
+
+fn object(meta: ObjectMeta) -> Object {
+    Object {
+        key: meta.location.to_string(),
+        size: meta.size,
+        modified: meta.last_modified.into(),
+        e_tag: meta.e_tag.map(unquoted),
+    }
+}
+
+/// Some services quote ETags in one reply and not in another.
+fn unquoted(e_tag: String) -> String {
+    e_tag.trim_matches('"').to_owned()
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map_or_else(|_| String::new(), |t| format!("{t:.3}"))
+}
