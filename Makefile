@@ -1,0 +1,45 @@
+# make             target/debug/bottomless.so
+# make test        all tests but the heavy ones
+# make lint        format, clippy, rustdoc, licences and sources of the dependencies
+
+CARGO ?= cargo
+TEST_TOOLS = .tools/installed
+DENY = .tools/bin/cargo-deny --config deny.toml
+
+.PHONY: all test test-heavy test-tools golden lint fmt advisories
+
+all:
+	$(CARGO) build --package bottomless
+	install -m 755 target/debug/libbottomless.so target/debug/bottomless.so
+
+test-tools:
+	tools/install-test-tools.sh
+
+test: all test-tools
+	$(CARGO) test --workspace
+	cd e2e && $(CARGO) test --workspace
+
+# Transactions and databases of a gigabyte: some minutes, and some 5 GiB of disk.
+test-heavy: all test-tools
+	cd e2e && $(CARGO) test --test it -- --ignored --test-threads=1
+
+# Writes the expectations of e2e/golden anew.
+golden: all test-tools
+	cd e2e && BOTTOMLESS_GOLDEN=write $(CARGO) test --test it golden
+
+lint: test-tools
+	$(CARGO) fmt --all --check
+	cd e2e && $(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	cd e2e && $(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+	$(DENY) check bans licenses sources
+	$(DENY) --manifest-path e2e/Cargo.toml check bans licenses sources
+
+advisories: test-tools
+	$(DENY) check advisories
+	$(DENY) --manifest-path e2e/Cargo.toml check advisories
+
+fmt:
+	$(CARGO) fmt --all
+	cd e2e && $(CARGO) fmt --all

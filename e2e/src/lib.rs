@@ -1,0 +1,19 @@
+//! The harness of the end-to-end tests.
+//!
+//! A test is a [`World`]: a folder, a bucket name and a proxy of its own in front of one SeaweedFS server that all
+//! tests of the run share. In it, [`Session`]s are processes that link some SQLite and execute what they are told, so
+//! that a test can give each its own environment, kill it, and look at its memory.
+
+pub mod bucket;
+pub mod compare;
+pub mod litestream;
+pub mod proxy;
+pub mod seaweed;
+pub mod session;
+pub mod shell;
+pub mod tools;
+pub mod workload;
+pub mod world;
+
+pub use session::{Host, Session, SqlError};
+pub use world::World;

@@ -1,0 +1,95 @@
+//! Other programs that read what we wrote.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::seaweed::{ACCESS_KEY, SECRET_KEY, Seaweed};
+use crate::{World, tools};
+
+fn url(world: &World) -> String {
+    format!(
+        "s3://{}/{}?endpoint=http%3A%2F%2F{}&region=us-east-1&forcePathStyle=true",
+        world.bucket.name(),
+        world.id(),
+        Seaweed::shared().address()
+    )
+}
+
+fn command(program: &Path, world: &World) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("HOME", world.folder().join("home"))
+        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        .env("AWS_REGION", "us-east-1");
+    command
+}
+
+/// `litestream restore`, to a TXID or to the end.
+///
+/// # Panics
+/// If it fails.
+#[track_caller]
+pub fn restore(world: &World, txid: Option<u64>) -> PathBuf {
+    match try_restore(world, txid) {
+        Ok(path) => path,
+        Err(e) => panic!("litestream restore: {e}"),
+    }
+}
+
+/// The same for a test that allows a refusal.
+///
+/// # Errors
+/// What it printed.
+///
+/// # Panics
+/// If it can't be run.
+pub fn try_restore(world: &World, txid: Option<u64>) -> Result<PathBuf, String> {
+    let output = world.folder().join(format!("litestream-{}.db", txid.unwrap_or(0)));
+    let mut command = command(&tools::tool("litestream"), world);
+    command.args(["restore", "-force", "-o"]).arg(&output);
+    if let Some(txid) = txid {
+        command.arg("-txid").arg(format!("{txid:016x}"));
+    }
+    let result = command.arg(url(world)).output().expect("run litestream");
+    if result.status.success() {
+        return Ok(output);
+    }
+    Err(format!("{}\n{}", String::from_utf8_lossy(&result.stdout), String::from_utf8_lossy(&result.stderr)))
+}
+
+/// The rows that litestream-vfs reads straight from the bucket, in the system's Python.
+///
+/// # Panics
+/// If it can't read.
+#[track_caller]
+pub fn vfs_rows(world: &World, sql: &str) -> Vec<Vec<Value>> {
+    let script = r#"
+import json, sqlite3, sys
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1])
+connection = sqlite3.connect("file:any.db?vfs=litestream", uri=True)
+value = lambda v: {"blob": v.hex()} if isinstance(v, bytes) else v
+rows = [[value(v) for v in row] for row in connection.execute(sys.argv[2])]
+print("rows " + json.dumps(rows))
+"#;
+    let mut command = command(Path::new("/usr/bin/python3"), world);
+    let extension = tools::litestream_vfs();
+    let result = command
+        .env("LITESTREAM_REPLICA_URL", url(world))
+        .current_dir(world.folder())
+        .args(["-c", script])
+        .arg(extension.with_extension(""))
+        .arg(sql)
+        .output()
+        .expect("run Python");
+    let stdout = String::from_utf8_lossy(&result.stdout);
+    let rows = stdout.lines().find_map(|l| l.strip_prefix("rows "));
+    let rows = rows.unwrap_or_else(|| panic!("litestream-vfs: {stdout}\n{}", String::from_utf8_lossy(&result.stderr)));
+    serde_json::from_str(rows).expect("rows")
+}

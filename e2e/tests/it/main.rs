@@ -1,0 +1,17 @@
+//! The whole product as a user sees it. One binary, so that all tests share one S3 server; one module a theme.
+
+mod changes;
+mod commit;
+mod config;
+mod differential;
+mod fence;
+mod golden;
+mod harness;
+mod hosts;
+mod interop;
+mod large;
+mod no_commit;
+mod open;
+mod outage;
+mod output;
+mod restore;
