@@ -1,4 +1,6 @@
-# make             target/debug/bottomless.so
+# make             target/debug/bottomless.so and target/debug/bottomless-cli
+# make release     the same in target/release, optimised
+# make demo        a first session: write, look into the bucket, lose the file, get it back
 # make test        all tests but the heavy ones
 # make lint        format, clippy, rustdoc, licences and sources of the dependencies
 
@@ -6,11 +8,25 @@ CARGO ?= cargo
 TEST_TOOLS = .tools/installed
 DENY = .tools/bin/cargo-deny --config deny.toml
 
-.PHONY: all test test-heavy test-tools golden lint fmt advisories
+.PHONY: all release demo test test-heavy test-tools golden lint fmt advisories
+
+# SQLite finds the entry point by the file's name, which must not begin with lib. The copy is put in place by a rename,
+# and only when something changed: a program that has the old file loaded keeps it whole.
+put_in_place = cmp -s target/$(1)/libbottomless.so target/$(1)/bottomless.so || { \
+	cp target/$(1)/libbottomless.so target/$(1)/bottomless.so.new && \
+	mv -f target/$(1)/bottomless.so.new target/$(1)/bottomless.so; }
 
 all:
-	$(CARGO) build --package bottomless
-	install -m 755 target/debug/libbottomless.so target/debug/bottomless.so
+	$(CARGO) build --package bottomless --package bottomless-cli
+	@$(call put_in_place,debug)
+
+release:
+	$(CARGO) build --release --package bottomless --package bottomless-cli
+	@$(call put_in_place,release)
+
+demo: all
+	$(CARGO) build --package bottomless-devserver
+	@test/demo.sh
 
 test-tools:
 	tools/install-test-tools.sh
