@@ -17,6 +17,10 @@ pub enum Fault {
     Hang,
     /// Forwards, takes the reply, and closes the connection instead of passing it on.
     LoseReply,
+    /// Holds requests until this many have come, then forwards all: simultaneous for sure.
+    Gather(usize),
+    /// Forwards without the condition, as if the store ignored it. Unsigned, because the condition was signed.
+    Unconditional,
 }
 
 /// One request as it came over the wire.
@@ -54,6 +58,8 @@ struct State {
     /// Counts changes of the rules, so that hung requests notice.
     generation: u64,
     refusing: bool,
+    /// Requests that are held together, or were.
+    gathered: usize,
     connections: Vec<TcpStream>,
 }
 
@@ -114,6 +120,7 @@ impl Proxy {
         let rule = Rule { method: method.map(str::to_owned), contains: contains.to_owned(), fault };
         let mut state = self.shared.state();
         state.rules.push(rule);
+        state.gathered = 0;
         state.generation += 1;
         self.shared.changed.notify_all();
     }
@@ -224,6 +231,12 @@ impl Head {
         to.write_all(self.lines.concat().as_bytes())
     }
 
+    fn without_condition(mut self) -> Self {
+        let gone = ["if-none-match:", "authorization:", "x-amz-date:", "x-amz-content-sha256:"];
+        self.lines.retain(|line| !gone.iter().any(|name| line.to_ascii_lowercase().starts_with(name)));
+        self
+    }
+
     fn length(&self) -> u64 {
         self.headers.get("content-length").and_then(|v| v.parse().ok()).unwrap_or(0)
     }
@@ -281,8 +294,17 @@ fn serve(shared: &Shared, client: &TcpStream) -> std::io::Result<()> {
                 write!(to_client, "HTTP/1.1 {status} Fault\r\nContent-Length: 0\r\n\r\n")?;
                 continue;
             }
-            Some(Fault::LoseReply) | None => {}
+            Some(Fault::Gather(count)) => {
+                let mut state = shared.state();
+                state.gathered += 1;
+                shared.changed.notify_all();
+                while state.gathered < count && state.generation == generation && !state.refusing {
+                    state = shared.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+                }
+            }
+            Some(Fault::LoseReply | Fault::Unconditional) | None => {}
         }
+        let head = if fault == Some(Fault::Unconditional) { head.without_condition() } else { head };
 
         if upstream.is_none() {
             let stream = TcpStream::connect(shared.upstream)?;

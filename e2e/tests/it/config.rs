@@ -223,7 +223,14 @@ fn a_folder_is_an_endpoint() {
     }
 }
 
-/// A store that ignores the condition breaks P4: it is found out before the first commit.
+/// A typing error in a name must not silently become the default.
+#[test]
+fn a_misspelled_variable_is_refused() {
+    let mut world = World::new("typo");
+    world.set("LIBSQL_BOTTOMLESS_BUCKETT", "mine");
+    refuses(&world, &["LIBSQL_BOTTOMLESS_BUCKETT"]);
+}
+
 #[test]
 fn without_a_uri_the_default_vfs_can_be_ours() {
     let mut world = World::new("default");

@@ -1,6 +1,9 @@
 //! Two machines, one history: at most one writer gets a position, the other is told so (P4).
 
+use bottomless_e2e::proxy::Fault;
 use bottomless_e2e::{Host, Session, World};
+
+use crate::commit::commits_once;
 
 /// A second machine: another folder, filled from the bucket.
 fn elsewhere(world: &World, name: &str) -> Session {
@@ -38,26 +41,88 @@ fn the_second_machine_is_fenced_and_stays_so() {
     }
 }
 
-/// Both send their commit at the same moment, many times: never two winners, and the bucket is what a winner holds.
+/// Both commits are under way at the same moment: never two winners, and the bucket is what the winner holds.
 #[test]
 fn of_simultaneous_commits_one_wins() {
+    let mut wins = [0, 0];
     for round in 0..12 {
         let (world, mut a, mut b) = two_machines(if round % 2 == 0 { "WAL" } else { "DELETE" });
-        // The first commit of a machine proves the bucket; without that the two meet more often.
         let last = world.last();
         world.proxy.clear();
+        let key = world.log_key(last + 1);
+        world.proxy.fail_only(Some("PUT"), &key, Fault::Gather(2));
         a.send_sql(0, "INSERT INTO t VALUES('a')");
         b.send_sql(0, "INSERT INTO t VALUES('b')");
         let results = [a.answer(), b.answer()];
-        let winners = results.iter().filter(|r| r.is_ok()).count();
-        assert_eq!(winners, 1, "{results:?}");
+        assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1, "{results:?}\n{}\n{}", a.stderr(), b.stderr());
         assert_eq!(world.last(), last + 1);
-        let key = world.log_key(last + 1);
-        let puts: Vec<_> =
-            world.proxy.requests().into_iter().filter(|r| r.method == "PUT" && r.target.contains(&key)).collect();
-        assert!(puts.len() >= 2, "they must have met: {puts:#?}");
-        let mut elsewhere = elsewhere(&world, "c");
-        let who = if results[0].is_ok() { "a" } else { "b" };
-        assert_eq!(elsewhere.sql("SELECT who FROM t"), [["before"], [who]]);
+        let of_key = |r: &bottomless_e2e::proxy::Request| r.method == "PUT" && r.target.contains(&key);
+        let mut statuses: Vec<_> = world.proxy.requests().into_iter().filter(of_key).map(|r| r.status).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses.len(), 2, "they must have met");
+        assert_eq!(statuses[1], Some(412));
+        let winner = usize::from(results[0].is_err());
+        wins[winner] += 1;
+        let who = ["a", "b"][winner];
+        let mut third = elsewhere(&world, "c");
+        assert_eq!(third.sql("SELECT who FROM t"), [["before"], [who]]);
+        let (winner, loser) = if winner == 0 { (&mut a, &mut b) } else { (&mut b, &mut a) };
+        assert_eq!(loser.sql("SELECT who FROM t"), [["before"]], "the loser's transaction is gone");
+        world.proxy.heal();
+        winner.sql("INSERT INTO t VALUES('and on')");
+        loser.sql_fails("INSERT INTO t VALUES('never')");
     }
+    println!("wins of each machine: {wins:?}");
+}
+
+/// Many machines at once, each with the same position.
+#[test]
+fn of_many_simultaneous_commits_one_wins() {
+    let (world, a, b) = two_machines("WAL");
+    let mut machines = vec![a, b];
+    for n in 0..4 {
+        machines.push(elsewhere(&world, &format!("machine-{n}")));
+    }
+    let last = world.last();
+    world.proxy.fail_only(Some("PUT"), &world.log_key(last + 1), Fault::Gather(machines.len()));
+    for (n, machine) in machines.iter_mut().enumerate() {
+        machine.send_sql(0, &format!("INSERT INTO t VALUES({n})"));
+    }
+    let results: Vec<_> = machines.iter_mut().map(Session::answer).collect();
+    assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1, "{results:?}");
+    assert_eq!(world.last(), last + 1);
+}
+
+/// A store that ignores the condition, or doesn't know it, is found out before the first commit.
+#[test]
+fn a_store_without_conditional_writes_is_refused_unless_the_user_promises_to_be_alone() {
+    for fault in [Fault::Unconditional, Fault::Status(501)] {
+        let mut world = World::new("unconditional");
+        world.proxy.fail_only(Some("PUT"), "", fault);
+        let (error, session) = match world.try_open(Host::Newest) {
+            Ok(mut session) => (session.sql_fails("CREATE TABLE t(v)"), session),
+            Err(failed) => failed,
+        };
+        assert_ne!(error.primary(), 0);
+        assert!(session.stderr().contains("LIBSQL_BOTTOMLESS_FENCING=off"), "{fault:?}: {}", session.stderr());
+        assert!(world.log().is_empty(), "{fault:?}");
+        drop(session);
+        if fault == Fault::Unconditional {
+            world.set("LIBSQL_BOTTOMLESS_FENCING", "off");
+            let mut session = world.open(Host::Newest);
+            session.sql("CREATE TABLE t(v)");
+            session.sql("INSERT INTO t VALUES(42)");
+            assert_eq!(world.log(), [1, 2]);
+            world.assert_restores_equal(&mut session);
+        }
+    }
+}
+
+/// The proof is made once a database and bucket, not at each open.
+#[test]
+fn a_proven_bucket_is_not_probed_again() {
+    let (world, mut a, _) = two_machines("WAL");
+    a.close(0).unwrap();
+    let mut again = world.open(Host::Newest);
+    commits_once(&world, &mut again, "INSERT INTO t VALUES('one request, from the first commit on')");
 }

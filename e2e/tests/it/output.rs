@@ -71,7 +71,7 @@ fn the_status_has_what_is_promised() {
     assert_eq!(after["endpoint"], world.proxy.endpoint());
     assert_eq!(after["bucket"], world.bucket.name());
     assert_eq!(after["database_id"], world.id());
-    for key in ["txid", "checksum", "requests", "bytes_up", "bytes_down", "last_error"] {
+    for key in ["txid", "database_checksum", "requests", "bytes_up", "bytes_down", "last_error"] {
         assert!(after.get(key).is_some(), "{key} is missing: {after}");
     }
     let number = |v: &serde_json::Value, key: &str| v["requests"][key].as_u64().unwrap_or_else(|| panic!("{key}: {v}"));
@@ -81,7 +81,7 @@ fn the_status_has_what_is_promised() {
     }
     assert!(after["bytes_up"].as_u64() > before["bytes_up"].as_u64());
     assert_ne!(after["txid"], before["txid"]);
-    assert_ne!(after["checksum"], before["checksum"]);
+    assert_ne!(after["database_checksum"], before["database_checksum"]);
     assert!(after["last_error"].is_null());
     // A connection to another database answers for itself, and a plain one as SQLite does.
     session.open(1, ":memory:").unwrap();
