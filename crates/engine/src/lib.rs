@@ -1,1 +1,27 @@
-//! TODO
+//! The engine of bottomless: the commit protocol, and the local state of a database.
+//!
+//! The engine knows no SQLite C type. The shim above it tells what SQLite is about to do ([`Database::commit`],
+//! [`Database::confirm`], [`Database::begin_writing`]) and gives access to the local file under SQLite's locks
+//! ([`Host`]); the history below it stores and restores.
+//!
+//! - [`config`]: variables and URI parameters.
+//! - [`Database::open`]: the local file and the bucket come together.
+//! - [`Database::commit`]: one transaction, one object.
+//! - [`wal`]: which pages a transaction wrote, from the writes to a WAL.
+
+mod clock;
+mod commit;
+pub mod config;
+mod database;
+mod error;
+mod local;
+mod open;
+mod process;
+mod state;
+mod status;
+pub mod wal;
+
+pub use commit::{Change, Landed, Outcome};
+pub use database::{Begun, Database, Untouched};
+pub use error::{Error, ErrorKind, Result};
+pub use local::{Host, LocalReader, Locked, MainFile, PageSource};

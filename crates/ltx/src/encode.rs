@@ -50,6 +50,8 @@ pub struct Finished {
     pub header: [u8; HEADER_LENGTH],
     /// The file's checksum, which is also its last eight bytes.
     pub file_checksum: Checksum,
+    /// Of what follows the header: the same pages can be put under another header without reading them again.
+    pub after_header: RunningChecksum,
     /// How many pages it holds.
     pub pages: u32,
     /// Its length with the header, in bytes.
@@ -163,12 +165,10 @@ impl Encoder {
         out.extend_from_slice(&[0; 8]);
         let (_, tail) = out.split_at(start);
         let length = self.offset + tail.len() as u64 + 8;
-        let file_checksum = RunningChecksum::of(&header)
-            .then(RunningChecksum::from(&self.digest))
-            .then(RunningChecksum::of(tail))
-            .finish();
+        let after_header = RunningChecksum::from(&self.digest).then(RunningChecksum::of(tail));
+        let file_checksum = RunningChecksum::of(&header).then(after_header).finish();
         out.extend_from_slice(&file_checksum.get().to_be_bytes());
-        Ok(Finished { header, file_checksum, pages: self.pages, length })
+        Ok(Finished { header, file_checksum, after_header, pages: self.pages, length })
     }
 
     fn check(&mut self, header: &Header) -> Result<(), EncodeError> {

@@ -46,7 +46,6 @@ pub enum CreateOutcome {
     Exists,
 }
 
-/// Objects larger than this are streamed by `file://` and S3 uploads alike when their body is a file.
 /// The metadata name under which Litestream keeps a transaction's time (RFC 3339).
 const TIMESTAMP: &str = "litestream-timestamp";
 
@@ -433,6 +432,19 @@ impl Bucket {
         if self.inner.count_calls {
             self.inner.meter.sent(operation, bytes);
         }
+    }
+
+    /// An error of this bucket that a layer above has found: an answer that took too long, or a local disk that failed
+    /// under an upload.
+    #[must_use]
+    pub fn failure(
+        &self,
+        kind: StoreErrorKind,
+        operation: &'static str,
+        key: &str,
+        cause: impl Into<String>,
+    ) -> StoreError {
+        self.error(kind, operation, key, cause)
     }
 
     pub(crate) fn error(

@@ -1,0 +1,179 @@
+//! The course of a commit, and what becomes of an earlier one whose outcome is open.
+
+use std::time::{Duration, Instant};
+
+use bottomless_history::ObjectName;
+use bottomless_ltx::{Checksum, Header, PageNumber, Position, WriterId};
+use bottomless_store::probe::{self, Proof};
+use roaring::RoaringBitmap;
+
+use super::draft::{Base, Draft};
+use super::publish::{Found, Published, find_ends, look, publish, publish_snapshot};
+use super::{Change, Landed, Outcome};
+use crate::config::Fencing;
+use crate::database::Database;
+use crate::error::{Error, ErrorKind, Result};
+use crate::state::{Intent, Record};
+
+/// An attempt may find that an earlier one has arrived after all; each such find moves on by one transaction.
+const ROUNDS: usize = 4;
+
+impl Database {
+    pub(super) fn try_commit(&self, change: &mut Change<'_>) -> Result<Outcome> {
+        self.refuse_if_fenced()?;
+        let deadline = Instant::now() + self.config().timeout;
+        let mut record = self.record()?;
+        let mut base = Base {
+            position: record.position,
+            forced: RoaringBitmap::new(),
+            all: record.owes_all || record.page_size != Some(change.page_size),
+            recount: false,
+        };
+        if let Some(intent) = record.intent {
+            // The playback of a journal writes pages too, and must not need the network.
+            if !self.differs(&record, change, &base)? {
+                self.settle_writing(&mut record)?;
+                return Ok(Outcome::Unchanged);
+            }
+            base = self.settle(&record, &intent, base, left(deadline))?;
+        }
+        for _ in 0..ROUNDS {
+            let writer = match record.intent.filter(|intent| intent.txid == base.position.txid.next()) {
+                Some(intent) => intent.writer,
+                None => WriterId(self.random()?),
+            };
+            let Some(draft) = self.draft(&record, change, &base, writer)? else {
+                self.settle_writing(&mut record)?;
+                return Ok(Outcome::Unchanged);
+            };
+            self.prove(&mut record, left(deadline))?;
+            let intent =
+                Intent { txid: draft.position.txid, writer, file_checksum: draft.file_checksum, refused: false };
+            let before = record.intent.replace(intent);
+            self.write_record(&record)?;
+            let published = self.block_on(publish(self.history(), &draft, self.config().fencing, left(deadline)));
+            match published {
+                Published::Done { e_tag } => {
+                    if record.page_size.is_some_and(|old| old != change.page_size) {
+                        self.also_as_snapshot(&draft, left(deadline));
+                    }
+                    return Ok(Outcome::Landed(Landed {
+                        position: draft.position,
+                        page_size: change.page_size,
+                        size_in_pages: change.size_in_pages,
+                        e_tag,
+                        pages: draft.pages,
+                    }));
+                }
+                Published::Earlier(header) => base = self.base_on(&header, base, left(deadline))?,
+                Published::Fenced(header) => return Err(self.fence(&header)),
+                Published::Refused(error) => {
+                    // Surely not stored; an earlier try that is still open stays open.
+                    record.intent = before.map(|intent| Intent { refused: true, ..intent });
+                    self.write_record(&record)?;
+                    return Err(self.rolled_back(error.into()));
+                }
+                Published::Unknown(error) => {
+                    self.refuse_intent().map_err(|e| self.state_error(&e))?;
+                    return Err(self.rolled_back(Error::from(error)).context("the outcome is not known"));
+                }
+                Published::Unreadable(error) => {
+                    self.refuse_intent().map_err(|e| self.state_error(&e))?;
+                    return Err(self.rolled_back(error.into()));
+                }
+            }
+        }
+        let text = format!("{}: earlier commits keep arriving late at {}", self.name(), self.bucket().location());
+        Err(self.rolled_back(Error::new(ErrorKind::Unavailable, text)))
+    }
+
+    /// Finds out what became of a commit whose outcome is open.
+    fn settle(&self, record: &Record, intent: &Intent, base: Base, timeout: Duration) -> Result<Base> {
+        let mut base = base;
+        // An intent further ahead stands on transactions of ours that are known to have landed.
+        while base.position.txid.next() < intent.txid {
+            let name = ObjectName::log(base.position.txid.next());
+            let ends = self.within(timeout, find_ends(self.history(), name))?;
+            let header = ends.ok_or_else(|| self.missing(name))?.header;
+            base = self.base_on(&header, base, timeout)?;
+        }
+        if intent.txid <= record.position.txid {
+            return Ok(base);
+        }
+        let found = self.within(timeout, look(self.history(), intent.txid, intent.writer))?;
+        match found {
+            // It may still arrive; the create of the same transaction id decides.
+            Found::Nothing => Ok(base),
+            Found::Ours { header, .. } => self.base_on(&header, base, timeout),
+            Found::Others(header) => Err(self.fence(&header)),
+        }
+    }
+
+    /// The next transaction stands on one of ours that SQLite has not committed, or not surely: it carries all pages
+    /// that that one touched, with their local content.
+    fn base_on(&self, header: &Header, base: Base, timeout: Duration) -> Result<Base> {
+        let name = ObjectName::log(header.max_txid);
+        let pages = self.within(timeout, self.history().pages(name))?;
+        let mut forced: RoaringBitmap = pages.into_iter().map(PageNumber::get).collect();
+        forced |= &base.forced;
+        // What it cut off was in the bucket's pages before it, and is not there after it.
+        if let Some(first_cut) = header.size_in_pages.checked_add(1) {
+            forced.insert_range(first_cut..=self.record()?.size_in_pages.max(header.size_in_pages));
+        }
+        let checksum = header.database.map_or(Checksum::EMPTY, |database| database.after);
+        Ok(Base {
+            position: Position { txid: header.max_txid, checksum },
+            forced,
+            all: base.all || header.database.is_none(),
+            recount: true,
+        })
+    }
+
+    /// Lets the store prove, once for a local state, that it honours conditional creates.
+    fn prove(&self, record: &mut Record, timeout: Duration) -> Result<()> {
+        if record.proven || self.config().fencing == Fencing::Off {
+            return Ok(());
+        }
+        let bucket = self.bucket();
+        let proof = self.block_on(probe::conditional_create(bucket, self.config().database_id.as_str(), timeout));
+        match proof.map_err(|error| self.rolled_back(error.into()))? {
+            Proof::Proven => record.proven = true,
+            Proof::Refuted(why) => {
+                let text = format!(
+                    "{}: {} can't keep two writers apart: {why}. Use a store that honours If-None-Match, or set \
+                     LIBSQL_BOTTOMLESS_FENCING=off and make sure that only one machine writes",
+                    self.name(),
+                    bucket.location()
+                );
+                return Err(Error::new(ErrorKind::Unfenceable, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// A reader that can't follow a change of the page size (`litestream restore`) begins at a snapshot.
+    fn also_as_snapshot(&self, draft: &Draft, timeout: Duration) {
+        if let Err(error) = self.block_on(publish_snapshot(self.history(), draft, timeout)) {
+            tracing::warn!(
+                database = %self.name(),
+                %error,
+                "the transaction is stored, but no snapshot with its new page size: bottomless restores it, \
+                 litestream restore does not until there is one"
+            );
+        }
+    }
+
+    fn missing(&self, name: ObjectName) -> Error {
+        let key = name.key(self.history().id());
+        let text = format!("{key} in {}: the object that our last commits stand on is gone", self.bucket().location());
+        Error::new(ErrorKind::Damaged, text)
+    }
+
+    fn rolled_back(&self, error: Error) -> Error {
+        error.context(format_args!("{}: the transaction was rolled back", self.name()))
+    }
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}

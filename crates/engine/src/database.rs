@@ -1,0 +1,389 @@
+//! One open database, shared by all its connections in this process.
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bottomless_history::{History, HistoryError};
+use bottomless_ltx::{Header, RunningChecksum};
+use bottomless_store::Bucket;
+
+use crate::clock::boot_id;
+use crate::commit::Landed;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::Process;
+use crate::state::{Mark, PageChecksums, Record, Stamp, StateFile};
+
+/// An open database: its history in the bucket and its local state.
+#[derive(Debug)]
+pub struct Database {
+    path: PathBuf,
+    wal_path: PathBuf,
+    config: Config,
+    history: History,
+    state: StateFile,
+    process: Arc<Process>,
+    live: Mutex<Live>,
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Process")
+    }
+}
+
+/// What only this process needs to know.
+#[derive(Debug, Default)]
+struct Live {
+    /// Another writer has taken over; why and what to do.
+    fenced: Option<Error>,
+    last_error: Option<String>,
+}
+
+/// Whether the files looked as we left them before a change of ours began: only then may they be marked as ours after
+/// it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct Untouched(bool);
+
+impl Default for Untouched {
+    fn default() -> Self {
+        Self(true)
+    }
+}
+
+/// How a transaction that writes to the main file begins.
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub struct Begun {
+    /// Pass it to the end of the change.
+    pub untouched: Untouched,
+    /// An earlier one wrote pages and was neither committed nor rolled back: every page may differ.
+    pub unsettled: bool,
+}
+
+impl Database {
+    pub(crate) fn assemble(path: &Path, config: Config, state: StateFile, history: History, p: Arc<Process>) -> Self {
+        Self {
+            path: path.to_owned(),
+            wal_path: wal_of(path),
+            config,
+            history,
+            state,
+            process: p,
+            live: Mutex::default(),
+        }
+    }
+
+    /// The main file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its WAL, whether or not there is one.
+    #[must_use]
+    pub fn wal_path(&self) -> &Path {
+        &self.wal_path
+    }
+
+    /// The configuration it was opened with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// True if this process opened it, rather than the one it was forked from.
+    #[must_use]
+    pub fn is_of_this_process(&self) -> bool {
+        self.process.is_current()
+    }
+
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.path.parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+    }
+
+    /// The database as messages name it.
+    pub(crate) fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    pub(crate) fn bucket(&self) -> &Bucket {
+        self.history.bucket()
+    }
+
+    pub(crate) fn state(&self) -> &StateFile {
+        &self.state
+    }
+
+    pub(crate) fn state_path(&self) -> &Path {
+        self.state.path()
+    }
+
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.process.block_on(future)
+    }
+
+    /// Runs a request to the history, for no longer than `timeout`.
+    pub(crate) fn within<T>(
+        &self,
+        timeout: Duration,
+        request: impl Future<Output = std::result::Result<T, HistoryError>>,
+    ) -> Result<T> {
+        match self.block_on(async { tokio::time::timeout(timeout, request).await }) {
+            Ok(result) => result.map_err(Error::from),
+            Err(_) => {
+                let text = format!(
+                    "{}: {} did not answer within {:.1} s",
+                    self.name(),
+                    self.bucket().location(),
+                    timeout.as_secs_f32()
+                );
+                Err(Error::new(ErrorKind::Unavailable, text))
+            }
+        }
+    }
+
+    pub(crate) fn random(&self) -> Result<u64> {
+        getrandom::u64().map_err(|e| Error::new(ErrorKind::Disk, format!("{}: no random numbers: {e}", self.name())))
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the text of an error for `PRAGMA bottomless_status`.
+    pub fn note_error(&self, error: &Error) {
+        self.live().last_error = Some(error.to_string());
+    }
+
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.live().last_error.clone()
+    }
+
+    /// True if another writer has taken over, so that nothing can be committed until the database is opened anew.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.live().fenced.is_some()
+    }
+
+    pub(crate) fn refuse_if_fenced(&self) -> Result<()> {
+        self.live().fenced.clone().map_or(Ok(()), Err)
+    }
+
+    /// Another's object is where ours should be.
+    pub(crate) fn fence(&self, theirs: &Header) -> Error {
+        let text = format!(
+            "{}: another writer has taken over: transaction {} in {}/{} is not ours (writer {:016x}). This transaction \
+             was rolled back, and no other will be accepted; close all connections to the database and open it again \
+             to catch up",
+            self.name(),
+            theirs.max_txid,
+            self.bucket().location(),
+            self.config.database_id,
+            theirs.writer.0,
+        );
+        let error = Error::new(ErrorKind::Fenced, text);
+        self.live().fenced = Some(error.clone());
+        // Ours can't land any more where theirs is.
+        if let Err(error) = self.record().and_then(|record| self.write_record(&Record { intent: None, ..record })) {
+            tracing::warn!(%error, "the local state could not be written");
+        }
+        error
+    }
+
+    // The record.
+
+    pub(crate) fn identity(&self) -> u64 {
+        let text = format!("{}\0{}", self.bucket().location(), self.config.database_id);
+        RunningChecksum::of(text.as_bytes()).finish().get()
+    }
+
+    /// The record, if there is a valid one for this database.
+    pub(crate) fn find_record(&self) -> Result<Option<Record>> {
+        let record = self.state.read().map_err(|error| self.state_error(&error))?;
+        Ok(record.filter(|record| record.identity == self.identity()))
+    }
+
+    pub(crate) fn record(&self) -> Result<Record> {
+        self.find_record()?.ok_or_else(|| {
+            let text = format!(
+                "{} was damaged or replaced while the database was open; close all connections to the database and open \
+                 it again",
+                self.state_path().display()
+            );
+            Error::new(ErrorKind::Moved, text)
+        })
+    }
+
+    pub(crate) fn write_record(&self, record: &Record) -> Result<()> {
+        self.state.write(record).map_err(|error| self.state_error(&error))
+    }
+
+    pub(crate) fn state_error(&self, error: &io::Error) -> Error {
+        Error::disk(self.state_path().display(), error)
+    }
+
+    pub(crate) fn page_checksums(&self) -> PageChecksums<'_> {
+        self.state.pages()
+    }
+
+    /// Moves the position to a transaction that the bucket and SQLite both hold.
+    pub(crate) fn take_over(&self, landed: &Landed) -> io::Result<()> {
+        let mut record =
+            self.record().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        // While the page checksums change the intent stands, so that a crash in between is seen.
+        let mut pages = self.page_checksums();
+        pages.update(&landed.pages)?;
+        pages.truncate(landed.size_in_pages)?;
+        record.position = landed.position;
+        record.page_size = Some(landed.page_size);
+        record.size_in_pages = landed.size_in_pages;
+        record.e_tag = landed.e_tag.clone();
+        record.intent = None;
+        record.writing = false;
+        record.owes_all = false;
+        self.state.write(&record)
+    }
+
+    /// The program was told that the transaction of the intent failed.
+    pub(crate) fn refuse_intent(&self) -> io::Result<()> {
+        let Some(mut record) = self.state.read()? else {
+            return Ok(());
+        };
+        if let Some(intent) = &mut record.intent {
+            intent.refused = true;
+            self.state.write(&record)?;
+        }
+        Ok(())
+    }
+
+    // Transactions outside of a WAL.
+
+    /// Pages of the main file are about to be written, outside of a WAL and of a checkpoint.
+    ///
+    /// # Errors
+    /// When the local state can't be written.
+    pub fn begin_writing(&self) -> Result<Begun> {
+        let untouched = self.begin_change()?;
+        let mut record = self.record()?;
+        let unsettled = std::mem::replace(&mut record.writing, true);
+        if !unsettled {
+            self.write_record(&record)?;
+        }
+        Ok(Begun { untouched, unsettled })
+    }
+
+    /// What was written is as it was before the transaction.
+    pub(crate) fn settle_writing(&self, record: &mut Record) -> Result<()> {
+        if std::mem::take(&mut record.writing) {
+            self.write_record(record)?;
+        }
+        Ok(())
+    }
+
+    /// The pages that were written were put back by the shim.
+    ///
+    /// # Errors
+    /// When the local state can't be written.
+    pub fn undone(&self) -> Result<()> {
+        self.settle_writing(&mut self.record()?)
+    }
+
+    // The mark.
+
+    fn stamp(&self) -> io::Result<Stamp> {
+        Stamp::of(&self.path, &self.wal_path)
+    }
+
+    /// The local files are about to be changed by us.
+    ///
+    /// # Errors
+    /// When the local state can't be written.
+    pub fn begin_change(&self) -> Result<Untouched> {
+        self.try_begin_change().map_err(|error| self.state_error(&error))
+    }
+
+    fn try_begin_change(&self) -> io::Result<Untouched> {
+        let mark = self.state.read_mark()?;
+        if mark.is_none_or(|mark| mark.clean) {
+            // Durable before the change, so that after a crash of the operating system nothing stale is trusted.
+            let stamp = mark.and_then(|mark| mark.stamp);
+            self.state.write_mark(&Mark { boot_id: boot_id(), clean: false, stamp })?;
+            self.state.sync()?;
+        }
+        Ok(Untouched(mark.and_then(|mark| mark.stamp) == Some(self.stamp()?)))
+    }
+
+    /// The local files were changed by us, and by no other since `untouched` was given.
+    ///
+    /// What fails here costs a comparison of all pages at the next open.
+    pub fn end_change(&self, untouched: Untouched) {
+        if let Err(error) = self.try_end_change(untouched) {
+            tracing::warn!("{}: the local state could not be written: {error}", self.state_path().display());
+        }
+    }
+
+    pub(crate) fn try_end_change(&self, Untouched(untouched): Untouched) -> io::Result<()> {
+        let stamp = if untouched { Some(self.stamp()?) } else { None };
+        let mark = Mark { boot_id: boot_id(), clean: false, stamp };
+        if self.state.read_mark()? == Some(mark) {
+            return Ok(());
+        }
+        self.state.write_mark(&mark)
+    }
+
+    /// True if the local files are as we left them.
+    pub(crate) fn is_untouched(&self) -> Result<bool> {
+        let read = || {
+            let Some(mark) = self.state.read_mark()? else {
+                return Ok(false);
+            };
+            Ok((mark.clean || mark.boot_id == boot_id()) && mark.stamp == Some(self.stamp()?))
+        };
+        read().map_err(|error| self.state_error(&error))
+    }
+}
+
+impl Drop for Database {
+    /// The last connection of this process was closed.
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            return;
+        }
+        let close = || {
+            // Another process that has it open will do it.
+            if !self.state.try_lock_exclusive()? {
+                return Ok(());
+            }
+            match self.state.read_mark()? {
+                Some(mark) if !mark.clean && mark.stamp.is_some() => {
+                    self.state.sync()?;
+                    self.state.write_mark(&Mark { clean: true, ..mark })
+                }
+                _ => Ok(()),
+            }
+        };
+        if let Err::<(), io::Error>(error) = close() {
+            tracing::warn!("{}: the local state could not be written: {error}", self.state_path().display());
+        }
+    }
+}
+
+/// The WAL of a main file.
+pub(crate) fn wal_of(path: &Path) -> PathBuf {
+    with_suffix(path, "-wal")
+}
+
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

@@ -1,0 +1,160 @@
+//! A local file from the bucket: into a temporary file, verified, renamed into place.
+
+use std::fs::{self, File};
+use std::io::{self, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bottomless_history::{Base, HistoryError, Listing, RestoreOptions, Restored};
+use bottomless_ltx::{Checksum, PageNumber, Position};
+
+use crate::database::{Database, Untouched, with_suffix};
+use crate::error::{Error, ErrorKind, Result};
+use crate::local::{Host, MainFile};
+use crate::state::Record;
+
+/// What is added to the database's file name while it is filled. Only the process that has the local state for itself
+/// writes it, so that one cut off by a crash is overwritten by the next.
+const SUFFIX: &str = "-bottomless-fill";
+
+/// Files that belong to a database that is gone when they lie beside an empty or replaced one.
+const STALE: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+const COPY_CHUNK: usize = 1 << 20;
+
+impl Database {
+    /// Fills an empty or missing local file.
+    pub(super) fn fill(&self, host: &dyn Host, listing: &Listing) -> Result<()> {
+        let (path, restored) = self.restore(listing, None)?;
+        let put = || self.put_in_place(&path, &restored);
+        if !self.path().exists() {
+            return put();
+        }
+        host.with_exclusive_lock(&mut |main| {
+            if main.size().map_err(|e| self.disk(self.path(), &e))? > 0 {
+                let text = "another process has written to the database while it was being filled; open it again";
+                return Err(Error::new(ErrorKind::Busy, text));
+            }
+            put()
+        })
+    }
+
+    /// Replaces a local file that lost writes.
+    pub(super) fn refill(&self, host: &dyn Host, listing: &Listing) -> Result<()> {
+        let (path, restored) = self.restore(listing, None)?;
+        host.with_exclusive_lock(&mut |_| self.put_in_place(&path, &restored))
+    }
+
+    /// Brings a local file that is at an earlier position up to the bucket's.
+    pub(super) fn catch_up(&self, host: &dyn Host, listing: &Listing, from: Position) -> Result<()> {
+        tracing::info!(database = %self.name(), from = %from.txid, to = %listing.last_txid(), "catching up");
+        host.checkpoint()?;
+        host.with_exclusive_lock(&mut |main| {
+            if fs::metadata(self.wal_path()).is_ok_and(|wal| wal.len() > 0) {
+                let text = "the database is behind the bucket, and a connection on this machine keeps its WAL in use; \
+                            close it and open the database again";
+                return Err(Error::new(ErrorKind::Busy, text));
+            }
+            let (path, restored) = self.restore(listing, Some((from, main)))?;
+            self.put_in_place(&path, &restored)
+        })
+    }
+
+    /// Restores into the temporary file; from the local file on, where one is given with its position.
+    fn restore(&self, listing: &Listing, base: Option<(Position, &mut dyn MainFile)>) -> Result<(PathBuf, Restored)> {
+        let path = with_suffix(self.path(), SUFFIX);
+        let disk = |e: io::Error| self.disk(&path, &e);
+        let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&path).map_err(disk)?;
+        let restored = (|| {
+            let base = match base {
+                None => None,
+                Some((position, main)) => {
+                    copy(main, &mut file).map_err(disk)?;
+                    Some(self.base_at(position)?)
+                }
+            };
+            let from = base.as_ref().map(|base| base.position.txid);
+            let plan = listing.plan(from.unwrap_or_default(), None).map_err(HistoryError::from)?;
+            let options = RestoreOptions { base, ..RestoreOptions::default() };
+            let file = Arc::new(file);
+            let restored = self.block_on(self.history().restore(&plan, Arc::clone(&file), &options))?;
+            if let Ok(metadata) = fs::metadata(self.path()) {
+                file.set_permissions(metadata.permissions()).map_err(disk)?;
+            }
+            file.sync_all().map_err(disk)?;
+            Ok(restored)
+        })();
+        match restored {
+            Ok(restored) => Ok((path, restored)),
+            Err(error) => {
+                // What is left of it would only take room; the error that counts is the first.
+                let _ = fs::remove_file(&path);
+                Err(error)
+            }
+        }
+    }
+
+    /// The local file as the record knows it.
+    fn base_at(&self, position: Position) -> Result<Base> {
+        let record = self.record()?;
+        let mut known = self.page_checksums();
+        let checksum = |page| known.get(page).map_err(|e| self.state_error(&e));
+        let pages: Result<Vec<Option<Checksum>>> =
+            (1..=record.size_in_pages).filter_map(PageNumber::new).map(checksum).collect();
+        let page_size = record.page_size.ok_or_else(|| Error::new(ErrorKind::Damaged, "no page size is known"))?;
+        Ok(Base { position, page_size, page_checksums: pages? })
+    }
+
+    fn put_in_place(&self, path: &Path, restored: &Restored) -> Result<()> {
+        // SQLite would replay them onto the restored database, and no check would notice.
+        for suffix in STALE {
+            let stale = with_suffix(self.path(), suffix);
+            match fs::remove_file(&stale) {
+                Ok(()) => {
+                    tracing::warn!("{} belonged to a database that is gone, and was removed", stale.display());
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(self.disk(&stale, &error)),
+            }
+        }
+        fs::rename(path, self.path()).map_err(|e| self.disk(self.path(), &e))?;
+        let folder = self.folder();
+        File::open(&folder).and_then(|folder| folder.sync_all()).map_err(|e| self.disk(&folder, &e))?;
+        self.record_restored(restored).map_err(|e| self.state_error(&e))?;
+        tracing::info!(database = %self.name(), txid = %restored.position.txid, "restored from the bucket");
+        Ok(())
+    }
+
+    fn record_restored(&self, restored: &Restored) -> io::Result<()> {
+        let numbered = (1..).filter_map(PageNumber::new).zip(&restored.page_checksums);
+        let updates: Vec<_> = numbered.filter_map(|(page, sum)| sum.map(|sum| (page, sum))).collect();
+        let mut pages = self.page_checksums();
+        pages.truncate(0)?;
+        pages.update(&updates)?;
+        self.state().write(&Record {
+            position: restored.position,
+            page_size: Some(restored.page_size),
+            size_in_pages: restored.size_in_pages,
+            e_tag: restored.last_object.as_ref().and_then(|object| object.e_tag.clone()),
+            ..Record::fresh(self.identity())
+        })?;
+        self.try_end_change(Untouched::default())
+    }
+
+    fn disk(&self, path: &Path, error: &io::Error) -> Error {
+        Error::disk(path.display(), error)
+    }
+}
+
+fn copy(main: &mut dyn MainFile, to: &mut File) -> io::Result<()> {
+    let size = main.size()?;
+    let mut chunk = vec![0; COPY_CHUNK];
+    let mut offset = 0;
+    while offset < size {
+        let length = usize::try_from(size - offset).unwrap_or(COPY_CHUNK).min(COPY_CHUNK);
+        main.read_at(&mut chunk[..length], offset)?;
+        to.write_all(&chunk[..length])?;
+        offset += length as u64;
+    }
+    to.rewind()
+}

@@ -1,0 +1,41 @@
+//! Opening a database that other processes of this machine have open: they keep it together with the bucket.
+
+use bottomless_ltx::Txid;
+
+use crate::database::Database;
+use crate::error::{Error, ErrorKind, Result};
+use crate::local::Host;
+
+impl Database {
+    pub(super) fn join_others(&self, host: &dyn Host) -> Result<()> {
+        let Some(record) = self.find_record()? else {
+            let text = "its local state is not that of this bucket and database, and another process of this machine \
+                        has it open; close it there first";
+            return Err(Error::new(ErrorKind::Busy, text));
+        };
+        let after = Some(record.position.txid.prev()).filter(|txid| *txid > Txid::ZERO);
+        let listing = self.list(after)?;
+        let last = listing.last_txid();
+        if self.local_size()? == 0 && !listing.is_empty() {
+            return self.fill(host, &self.list(None)?);
+        }
+        if last <= record.position.txid {
+            return Ok(());
+        }
+        // A commit was under way when the bucket was listed. With SQLite's write lock it is not.
+        let mut record = record;
+        host.with_write_lock(&mut |_| {
+            record = self.record()?;
+            Ok(())
+        })?;
+        if last <= record.position.txid || record.intent.is_some_and(|intent| last <= intent.txid) {
+            return Ok(());
+        }
+        let text = format!(
+            "the local file is at transaction {}, the bucket is at {last}, and another process of this machine has the \
+             database open, so that it can't be caught up; close it there first",
+            record.position.txid
+        );
+        Err(Error::new(ErrorKind::Busy, text))
+    }
+}

@@ -1,0 +1,113 @@
+//! Opening a database: where it stands, where the bucket stands, and how the two come together.
+
+mod fill;
+mod join;
+mod judge;
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use bottomless_history::{DatabaseId, History, Listing};
+use bottomless_ltx::Txid;
+use bottomless_store::Bucket;
+
+use crate::config::Config;
+use crate::database::Database;
+use crate::error::{Error, ErrorKind, Result};
+use crate::local::Host;
+use crate::process::Process;
+use crate::state::StateFile;
+
+impl Database {
+    /// Opens the database at `path`, or returns it if this process has it open already.
+    ///
+    /// An empty or missing local file is filled from the bucket; one that is behind is caught up; one that was changed
+    /// by a program without the extension is published.
+    ///
+    /// # Errors
+    /// When the store can't be reached, the bucket's content is damaged, or the local file and the bucket hold different
+    /// histories and the configuration does not say which one counts. Nothing is overwritten then.
+    pub fn open(path: &Path, config: Config, host: &dyn Host) -> Result<Arc<Self>> {
+        let process = Process::current()?;
+        let slot = process.slot(path);
+        let mut open = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = open.upgrade().filter(|found| !found.is_fenced() && found.is_in_place()) {
+            return if *found.config() == config { Ok(found) } else { Err(other_configuration(&found, &config)) };
+        }
+        let database = Self::prepare(path, config, &process)?;
+        database.synchronize(host).map_err(|error| {
+            let (name, location, id) = (database.name(), database.bucket().location(), &database.config().database_id);
+            error.context(format_args!("{name} can't be opened with {location}/{id}"))
+        })?;
+        let database = Arc::new(database);
+        *open = Arc::downgrade(&database);
+        Ok(database)
+    }
+
+    /// The database at `path`, if this process has it open.
+    #[must_use]
+    pub fn find(path: &Path) -> Option<Arc<Self>> {
+        Process::find(path)
+    }
+
+    fn prepare(path: &Path, config: Config, process: &Arc<Process>) -> Result<Self> {
+        let bucket = process.block_on(Bucket::connect(&config.location, process.transport()))?;
+        let history = History::new(bucket, config.database_id.clone());
+        let state = StateFile::open(path)
+            .map_err(|error| Error::disk(format_args!("{}{}", path.display(), crate::state::SUFFIX), &error))?;
+        Ok(Self::assemble(path, config, state, history, Arc::clone(process)))
+    }
+
+    /// The file that was opened is still the one at its path.
+    fn is_in_place(&self) -> bool {
+        let filled = std::fs::metadata(self.path()).is_ok_and(|file| file.len() > 0);
+        filled || self.find_record().is_ok_and(|record| record.is_some_and(|r| r.position.txid == Txid::ZERO))
+    }
+
+    fn synchronize(&self, host: &dyn Host) -> Result<()> {
+        let alone = self.state().try_lock_exclusive().map_err(|error| self.state_error(&error))?;
+        if alone {
+            self.synchronize_alone(host)?;
+        }
+        // From here on other processes know that this one has the database open; where one of them is synchronizing,
+        // this waits for it.
+        self.state().lock_shared().map_err(|error| self.state_error(&error))?;
+        if alone { Ok(()) } else { self.join_others(host) }
+    }
+
+    /// One LIST: what the bucket holds, or what it holds from `after` on.
+    fn list(&self, after: Option<Txid>) -> Result<Listing> {
+        let listing = self.block_on(self.history().list(after))?;
+        if listing.foreign() > 0 {
+            tracing::warn!(
+                database = %self.name(),
+                prefix = %self.config().database_id,
+                "{} objects below the database's prefix are not ours; they are left alone",
+                listing.foreign()
+            );
+        }
+        Ok(listing)
+    }
+
+    /// Bytes in the local file; 0 if there is none.
+    fn local_size(&self) -> Result<u64> {
+        match std::fs::metadata(self.path()) {
+            Ok(file) => Ok(file.len()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(Error::disk(self.name(), &error)),
+        }
+    }
+}
+
+fn other_configuration(found: &Database, config: &Config) -> Error {
+    let place = |config: &Config| -> (String, DatabaseId) { (config.location.to_string(), config.database_id.clone()) };
+    let ((here, id), (there, other)) = (place(found.config()), place(config));
+    Error::new(
+        ErrorKind::Configuration,
+        format!(
+            "{} is open in this process with {here}/{id} and can't be opened with {there}/{other} or other settings at \
+             the same time; use the same parameters, or close it first",
+            found.name()
+        ),
+    )
+}

@@ -1,0 +1,151 @@
+//! The record: where the local database stands.
+
+use bottomless_ltx::{Checksum, PageSize, Position, Txid, WriterId};
+
+use super::{BLOCK, Block};
+
+const MAGIC: [u8; 8] = *b"BTMLOCAL";
+const VERSION: u32 = 1;
+const LONGEST_E_TAG: usize = 96;
+
+const PROVEN: u32 = 1;
+const OWES_ALL: u32 = 2;
+const WRITING: u32 = 4;
+const INTENT: u32 = 8;
+const INTENT_REFUSED: u32 = 16;
+
+/// A commit whose object may be in the bucket, and of which SQLite has not said that it is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Intent {
+    pub(crate) txid: Txid,
+    /// Drawn for this transaction id, and kept for all tries to write it until it is settled.
+    pub(crate) writer: WriterId,
+    pub(crate) file_checksum: Checksum,
+    /// The program was told that the commit failed: the bucket must settle on a state without it.
+    pub(crate) refused: bool,
+}
+
+/// Where the local database stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) inode: u64,
+    /// A hash of endpoint, bucket and database id.
+    pub(crate) identity: u64,
+    /// The last transaction that both the bucket and the local database hold, and the checksum of the local pages.
+    pub(crate) position: Position,
+    /// None before the first transaction.
+    pub(crate) page_size: Option<PageSize>,
+    pub(crate) size_in_pages: u32,
+    /// Of the object of the position, if known.
+    pub(crate) e_tag: Option<String>,
+    /// The store has shown that it honours conditional creates.
+    pub(crate) proven: bool,
+    /// The bucket's last transaction is another database's content: the next one must carry every page.
+    pub(crate) owes_all: bool,
+    /// Pages of the main file are being written outside of a WAL, and are not settled.
+    pub(crate) writing: bool,
+    pub(crate) intent: Option<Intent>,
+}
+
+impl Record {
+    /// A database without a transaction.
+    pub(crate) fn fresh(identity: u64) -> Self {
+        Self {
+            inode: 0,
+            identity,
+            position: Position::EMPTY,
+            page_size: None,
+            size_in_pages: 0,
+            e_tag: None,
+            proven: false,
+            owes_all: false,
+            writing: false,
+            intent: None,
+        }
+    }
+
+    pub(super) fn encode(&self, inode: u64) -> Block {
+        let mut block = [0; BLOCK];
+        let mut at = 0;
+        let mut put = |bytes: &[u8]| {
+            block[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        };
+        let mut flags = 0;
+        for (set, flag) in [
+            (self.proven, PROVEN),
+            (self.owes_all, OWES_ALL),
+            (self.writing, WRITING),
+            (self.intent.is_some(), INTENT),
+            (self.intent.is_some_and(|i| i.refused), INTENT_REFUSED),
+        ] {
+            flags |= if set { flag } else { 0 };
+        }
+        put(&MAGIC);
+        put(&VERSION.to_le_bytes());
+        put(&flags.to_le_bytes());
+        put(&inode.to_le_bytes());
+        put(&self.identity.to_le_bytes());
+        put(&self.position.txid.get().to_le_bytes());
+        put(&self.position.checksum.get().to_le_bytes());
+        put(&self.page_size.map_or(0, PageSize::get).to_le_bytes());
+        put(&self.size_in_pages.to_le_bytes());
+        let intent = self.intent.unwrap_or(Intent {
+            txid: Txid::ZERO,
+            writer: WriterId(0),
+            file_checksum: Checksum::EMPTY,
+            refused: false,
+        });
+        put(&intent.txid.get().to_le_bytes());
+        put(&intent.writer.0.to_le_bytes());
+        put(&intent.file_checksum.get().to_le_bytes());
+        // An ETag that does not fit is only looked up again.
+        let e_tag = self.e_tag.as_deref().filter(|tag| tag.len() <= LONGEST_E_TAG).unwrap_or_default();
+        put(&[u8::try_from(e_tag.len()).unwrap_or_default()]);
+        put(e_tag.as_bytes());
+        block
+    }
+
+    pub(super) fn decode(block: &Block) -> Option<Self> {
+        let mut rest = &block[..];
+        if take::<8>(&mut rest)? != MAGIC || u32::from_le_bytes(take(&mut rest)?) != VERSION {
+            return None;
+        }
+        let flags = u32::from_le_bytes(take(&mut rest)?);
+        let mut number = || take(&mut rest).map(u64::from_le_bytes);
+        let (inode, identity) = (number()?, number()?);
+        let position = Position { txid: Txid::new(number()?), checksum: Checksum::new(number()?)? };
+        let page_size = match u32::from_le_bytes(take(&mut rest)?) {
+            0 => None,
+            bytes => Some(PageSize::new(bytes).ok()?),
+        };
+        let size_in_pages = u32::from_le_bytes(take(&mut rest)?);
+        let mut number = || take(&mut rest).map(u64::from_le_bytes);
+        let intent = Intent {
+            txid: Txid::new(number()?),
+            writer: WriterId(number()?),
+            file_checksum: Checksum::new(number()?)?,
+            refused: flags & INTENT_REFUSED != 0,
+        };
+        let [length] = take(&mut rest)?;
+        let e_tag = String::from_utf8(rest.get(..length.into())?.to_vec()).ok()?;
+        Some(Self {
+            inode,
+            identity,
+            position,
+            page_size,
+            size_in_pages,
+            e_tag: Some(e_tag).filter(|tag| !tag.is_empty()),
+            proven: flags & PROVEN != 0,
+            owes_all: flags & OWES_ALL != 0,
+            writing: flags & WRITING != 0,
+            intent: Some(intent).filter(|_| flags & INTENT != 0),
+        })
+    }
+}
+
+pub(super) fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = rest.split_first_chunk()?;
+    *rest = tail;
+    Some(*head)
+}
