@@ -1,1 +1,28 @@
-//! TODO
+//! The history of one database in a bucket: which objects there are, which of them make a position, and how these
+//! become a database file again.
+//!
+//! - [`History::list`] tells in one request what is there; [`Listing::last_txid`] where the history ends.
+//! - [`History::ends`] reads who wrote an object and which checksums it names; [`History::find_position`] looks for the
+//!   position that a database checksum belongs to.
+//! - [`Listing::plan`] chooses the objects that lead to a position; [`History::restore`] downloads, verifies and
+//!   applies them.
+//!
+//! Keys and bytes are described in `docs/format.md`.
+
+mod error;
+mod history;
+mod id;
+mod listing;
+mod name;
+mod object;
+mod plan;
+mod restore;
+mod target;
+
+pub use error::{Damage, HistoryError};
+pub use history::{Ends, History};
+pub use id::{DatabaseId, InvalidDatabaseId};
+pub use listing::{Entry, Listing};
+pub use name::{InvalidLevel, Level, ObjectName};
+pub use plan::{Plan, PlanError};
+pub use restore::{Base, Progress, RestoreOptions, Restored};

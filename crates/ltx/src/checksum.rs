@@ -1,6 +1,7 @@
 //! CRC-64/GO-ISO, as LTX uses it: for pages, for databases, for files.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 
 use crc_fast::{CrcAlgorithm::Crc64GoIso, Digest};
@@ -15,28 +16,28 @@ const FLAG: u64 = 1 << 63;
 /// The checksum of a database is the XOR of its pages' checksums (the lock page is not among them), with the bit
 /// set again: see [`Checksum::toggle`]. Written as 16 hexadecimal digits, lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Checksum(u64);
+pub struct Checksum(NonZeroU64);
 
 impl Checksum {
     /// The checksum of a database without pages.
-    pub const EMPTY: Self = Self(FLAG);
+    pub const EMPTY: Self = Self::from_crc(0);
 
     /// The checksum with these bits, or `None` when bit 63 is not set.
     #[must_use]
     pub const fn new(bits: u64) -> Option<Self> {
-        if bits & FLAG == 0 { None } else { Some(Self(bits)) }
+        if bits & FLAG == 0 { None } else { Some(Self::from_crc(bits)) }
     }
 
     /// The checksum with these bits and bit 63.
     #[must_use]
     pub const fn from_crc(crc: u64) -> Self {
-        Self(crc | FLAG)
+        Self(NonZeroU64::MIN.saturating_add((crc | FLAG) - 1))
     }
 
     /// The bits, with bit 63.
     #[must_use]
     pub const fn get(self) -> u64 {
-        self.0
+        self.0.get()
     }
 
     /// The checksum of a page: over its number, 4 bytes big-endian, and its content.
@@ -51,13 +52,13 @@ impl Checksum {
     /// The checksum of the database with this page added, or removed when it was in.
     #[must_use]
     pub const fn toggle(self, page: Self) -> Self {
-        Self(FLAG | (self.0 ^ page.0))
+        Self::from_crc(self.0.get() ^ page.0.get())
     }
 }
 
 impl fmt::Display for Checksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        write!(f, "{:016x}", self.0.get())
     }
 }
 

@@ -1,0 +1,134 @@
+//! What can go wrong with a history, and what to do about it.
+
+use std::io;
+
+use bottomless_ltx::{Checksum, DecodeError, PageSize, Txid};
+use bottomless_store::{StoreError, StoreErrorKind};
+
+use crate::PlanError;
+
+/// Why the history could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HistoryError {
+    /// The store did not answer as it should; the message says what to do.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The objects don't lead to the position.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// An object is not what it should be.
+    #[error("{key}: {damage}; {}", damage.advice())]
+    Damaged {
+        /// The object's key.
+        key: String,
+        /// What is wrong with it.
+        damage: Box<Damage>,
+    },
+    /// The local file can't be written.
+    #[error("the restored file can't be written: {0}; check the disk's free space and the folder's permissions")]
+    Disk(#[source] io::Error),
+    /// A worker of this process ended early: it is shutting down.
+    #[error("the restore was interrupted: {0}")]
+    Interrupted(String),
+}
+
+/// What is wrong with an object.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// The bytes are not what was written.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The object changed its size since it was listed.
+    #[error("it has {have} bytes, but was listed with {listed}")]
+    Size {
+        /// In the listing.
+        listed: u64,
+        /// In the reply.
+        have: u64,
+    },
+    /// It holds other transactions than its name says.
+    #[error("its header says TXIDs {min} to {max}, not those of its name")]
+    Name {
+        /// The first.
+        min: Txid,
+        /// The last.
+        max: Txid,
+    },
+    /// It does not continue the state before it.
+    #[error("it continues a database with checksum {before}, but {previous} leaves one with {after}")]
+    Chain {
+        /// What the object says was before it.
+        before: Checksum,
+        /// Which object or state stands before it.
+        previous: String,
+        /// What that one says it left.
+        after: Checksum,
+    },
+    /// The page size changes, and no later object holds every page.
+    #[error("its pages have {have} bytes, but later ones have {need}, and no later object holds every page")]
+    PageSize {
+        /// In this object.
+        have: PageSize,
+        /// At the end.
+        need: PageSize,
+    },
+    /// The size of the database can't be right.
+    #[error("its header says that the database has {size_in_pages} pages, but the objects hold {at_most} at most")]
+    TooLarge {
+        /// In the header.
+        size_in_pages: u32,
+        /// As many pages fit into the bytes of the objects, or are in the local file.
+        at_most: u64,
+    },
+    /// A page is nowhere.
+    #[error("the database has {size_in_pages} pages at this TXID, but no object holds page {page}")]
+    MissingPage {
+        /// The first that is missing.
+        page: u32,
+        /// The size of the database.
+        size_in_pages: u32,
+    },
+    /// The result is not the database that was there.
+    #[error("the restored database has checksum {have}, but at this TXID it had {need}")]
+    Database {
+        /// Of the result.
+        have: Checksum,
+        /// In the object.
+        need: Checksum,
+    },
+}
+
+impl Damage {
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Decode(DecodeError::OldPageFormat { .. }) => "nothing was restored",
+            Self::Size { .. } => "another program writes to this prefix; try again when it has ended",
+            Self::Name { .. } => {
+                "it was put here under a wrong name; bring back the right object from a backup or an older version"
+            }
+            Self::Chain { .. } => {
+                "one of the two belongs to another database or another history; bring back the right object, or restore \
+                 an earlier TXID"
+            }
+            _ => {
+                "the object is damaged or incomplete: bring it back from a backup or an older version of it in the \
+                 bucket, or restore an earlier TXID"
+            }
+        }
+    }
+}
+
+impl HistoryError {
+    pub(crate) fn damaged(key: impl Into<String>, damage: impl Into<Damage>) -> Self {
+        Self::Damaged { key: key.into(), damage: Box::new(damage.into()) }
+    }
+
+    /// Whether an object that was listed is not there any more: it may have been compacted in between, so that a new
+    /// listing leads on.
+    #[must_use]
+    pub fn is_vanished(&self) -> bool {
+        matches!(self, Self::Store(error) if error.kind() == StoreErrorKind::NotFound)
+    }
+}

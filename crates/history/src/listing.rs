@@ -1,0 +1,119 @@
+//! What a bucket holds of a database.
+
+use std::time::SystemTime;
+
+use bottomless_ltx::Txid;
+use bottomless_store::Object;
+
+use crate::{DatabaseId, Level, ObjectName};
+
+/// An object of the history, as the listing tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Level and transactions.
+    pub name: ObjectName,
+    /// Bytes.
+    pub size: u64,
+    /// When the store created it, by the store's clock.
+    pub modified: SystemTime,
+    /// The ETag without its quotes.
+    pub e_tag: Option<String>,
+}
+
+/// The objects of a database at one moment, ordered by level, then by TXID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    id: DatabaseId,
+    entries: Vec<Entry>,
+    foreign: usize,
+}
+
+impl Listing {
+    /// Sorts what lies below the prefix of `id` into objects of the history and others.
+    #[must_use]
+    pub fn new(id: DatabaseId, objects: impl IntoIterator<Item = Object>) -> Self {
+        let mut foreign = 0;
+        let mut entries = Vec::new();
+        for object in objects {
+            match ObjectName::parse(&id, &object.key) {
+                Some(name) => {
+                    let Object { size, modified, e_tag, .. } = object;
+                    entries.push(Entry { name, size, modified, e_tag });
+                }
+                None => foreign += 1,
+            }
+        }
+        entries.sort_by_key(|entry| entry.name);
+        Self { id, entries, foreign }
+    }
+
+    /// Whose history it is.
+    #[must_use]
+    pub fn id(&self) -> &DatabaseId {
+        &self.id
+    }
+
+    /// The objects.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The objects of the log.
+    #[must_use]
+    pub fn log(&self) -> &[Entry] {
+        let end = self.entries.partition_point(|entry| entry.name.level == Level::LOG);
+        self.entries.split_at(end).0
+    }
+
+    /// How many objects lie below the prefix that are not ours.
+    #[must_use]
+    pub fn foreign(&self) -> usize {
+        self.foreign
+    }
+
+    /// The last transaction that any object holds; [`Txid::ZERO`] when there is none.
+    #[must_use]
+    pub fn last_txid(&self) -> Txid {
+        self.entries.iter().map(|entry| entry.name.max).max().unwrap_or_default()
+    }
+
+    /// Whether there is no object of the history.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn objects_are_sorted_and_foreign_ones_counted() {
+        let id = DatabaseId::new("test.db").unwrap();
+        let object = |key: &str| Object {
+            key: format!("test.db/{key}"),
+            size: 1,
+            modified: SystemTime::UNIX_EPOCH,
+            e_tag: None,
+        };
+        let listing = Listing::new(
+            id.clone(),
+            [
+                object("0009/0000000000000001-0000000000000007.ltx"),
+                object("0000/000000000000000a-000000000000000a.ltx"),
+                object("generations/x"),
+                object("0000/0000000000000009-0000000000000009.ltx"),
+            ],
+        );
+        let names: Vec<u64> = listing.entries().iter().map(|entry| entry.name.max.get()).collect();
+        assert_eq!(names, [9, 10, 7]);
+        assert_eq!(listing.log().len(), 2);
+        assert_eq!(listing.foreign(), 1);
+        assert_eq!(listing.last_txid(), Txid::new(10));
+        assert_eq!(Listing::new(id, []).last_txid(), Txid::ZERO);
+    }
+}

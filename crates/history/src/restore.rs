@@ -1,0 +1,389 @@
+//! From objects to a database file.
+//!
+//! Objects are applied from the newest to the oldest, and of each page the first version that comes is written: so
+//! every page is written once, and nothing older than an object that holds every page is downloaded. Small objects are
+//! downloaded ahead, some at a time; the runs of a large one are downloaded, expanded and written in parallel.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bottomless_ltx::{Checksum, DecodeError, PageSize, Position, RunningChecksum, Txid, decode_frames};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+
+use crate::object::{Opened, Run};
+use crate::target::Target;
+use crate::{Damage, Entry, History, HistoryError, Plan, PlanError};
+
+/// Called with the bytes that are done and the bytes of the whole plan; must return at once. It may be called from
+/// several tasks in turn, and the last call has both equal.
+pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
+/// What the target file holds already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The position of the file.
+    pub position: Position,
+    /// Its page size.
+    pub page_size: PageSize,
+    /// The checksums of its pages, page 1 first; `None` for the lock page.
+    pub page_checksums: Vec<Option<Checksum>>,
+}
+
+/// How to restore.
+#[derive(Clone)]
+pub struct RestoreOptions {
+    /// What the target holds already: only what came later is applied.
+    pub base: Option<Base>,
+    /// Whom to tell how far it is.
+    pub progress: Option<Progress>,
+    /// Requests at the same time.
+    pub requests: usize,
+    /// Objects up to this many bytes are downloaded with one request. Up to `requests` of them are in memory.
+    pub whole_length: u64,
+    /// Larger ones are downloaded in runs of about this many bytes. Up to `requests` of them are in memory.
+    pub run_length: u64,
+}
+
+impl Default for RestoreOptions {
+    fn default() -> Self {
+        Self { base: None, progress: None, requests: 16, whole_length: 1 << 20, run_length: 2 << 20 }
+    }
+}
+
+impl fmt::Debug for RestoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RestoreOptions")
+            .field("base", &self.base.as_ref().map(|base| base.position))
+            .field("requests", &self.requests)
+            .field("whole_length", &self.whole_length)
+            .field("run_length", &self.run_length)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What was restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Where the file is now.
+    pub position: Position,
+    /// Its page size.
+    pub page_size: PageSize,
+    /// Its pages, the lock page among them.
+    pub size_in_pages: u32,
+    /// The checksums of its pages, page 1 first; `None` for the lock page.
+    pub page_checksums: Vec<Option<Checksum>>,
+    /// The newest object that was applied; `None` when the base was there already.
+    pub last_object: Option<Entry>,
+    /// Bytes that were downloaded.
+    pub bytes: u64,
+}
+
+/// What the object before the one that was applied must have left.
+struct Continued {
+    key: String,
+    min: Txid,
+    before: Option<Checksum>,
+}
+
+/// How an object is applied.
+struct Worker<'a> {
+    history: &'a History,
+    options: &'a RestoreOptions,
+    done: AtomicU64,
+    total: u64,
+}
+
+impl History {
+    /// Makes `into` the database at the end of the plan, and verifies it.
+    ///
+    /// The file gets its final length first; its lock page stays a hole. It is not synced. After an error, and when
+    /// the future is dropped, the file holds a mixture: throw it away, also when it held a base. (A blocking
+    /// write that is under way may then still end a moment later.)
+    ///
+    /// The handle is shared, and never duplicated: on Unix, closing a duplicate would release the locks that
+    /// this process has on the file.
+    ///
+    /// # Errors
+    /// [`HistoryError::Damaged`] names the object that is wrong; when an object has vanished since it was listed
+    /// ([`HistoryError::is_vanished`]), list, plan and restore again.
+    pub async fn restore(
+        &self,
+        plan: &Plan,
+        into: Arc<File>,
+        options: &RestoreOptions,
+    ) -> Result<Restored, HistoryError> {
+        if let Some(gap) = gap_behind_base(plan, options.base.as_ref()) {
+            return Err(gap.into());
+        }
+        let Some(last) = plan.objects.last() else {
+            return restored_already(plan, options.base.as_ref());
+        };
+        let worker = Worker { history: self, options, done: AtomicU64::new(0), total: plan.bytes() };
+        let mut objects = futures::stream::iter(plan.objects.iter().rev())
+            .map(|entry| async move {
+                let whole = self.fetch_whole(entry, options.whole_length).await?;
+                Ok::<_, HistoryError>((entry, whole))
+            })
+            .buffered(options.requests.max(1))
+            .boxed();
+
+        let mut newest: Option<Newest> = None;
+        let mut limit = u32::MAX;
+        let mut continued: Option<Continued> = None;
+        let mut complete = false;
+        while let Some((entry, whole)) = objects.try_next().await? {
+            let object = self.open(entry, whole).await?;
+            check_chain(continued.as_ref(), entry, &object)?;
+            limit = limit.min(object.header.size_in_pages);
+            continued = Some(Continued {
+                key: object.key.clone(),
+                min: entry.name.min,
+                before: object.header.database.map(|database| database.before),
+            });
+            complete = object.holds_every_page();
+            let target = match &newest {
+                Some(newest) => Arc::clone(&newest.target),
+                None => {
+                    let first = Newest::prepare(&object, Arc::clone(&into), plan, options.base.as_ref()).await?;
+                    let target = Arc::clone(&first.target);
+                    newest = Some(first);
+                    target
+                }
+            };
+            worker.apply(object, target, limit).await?;
+            if complete {
+                break;
+            }
+        }
+        drop(objects);
+        let Some(newest) = newest else {
+            return restored_already(plan, options.base.as_ref());
+        };
+        let base = options.base.as_ref().filter(|_| !complete);
+        if let (Some(continued), false) = (&continued, complete) {
+            check_chain_to_base(continued, base)?;
+        }
+        let bytes = worker.finish();
+        let base_pages = base.filter(|base| base.page_size == newest.target.page_size());
+        let base_pages = base_pages.map_or(&[][..], |base| &base.page_checksums);
+        let base_pages = base_pages.get(..limit as usize).unwrap_or(base_pages);
+        newest.finish(plan.up_to, last, base_pages, bytes)
+    }
+}
+
+/// The newest object, and the file as it makes it.
+struct Newest {
+    key: String,
+    target: Arc<Target>,
+    /// The database checksum after it, where it names one.
+    expected: Option<Checksum>,
+}
+
+impl Newest {
+    /// Gives the file its final length.
+    async fn prepare(object: &Opened, file: Arc<File>, plan: &Plan, base: Option<&Base>) -> Result<Self, HistoryError> {
+        let header = &object.header;
+        let (page_size, size_in_pages) = (header.page_size, header.size_in_pages);
+        let at_most = pages_at_most(page_size, plan, base);
+        if u64::from(size_in_pages) > at_most {
+            return Err(HistoryError::damaged(&object.key, Damage::TooLarge { size_in_pages, at_most }));
+        }
+        let keep = base.is_some_and(|base| base.page_size == page_size);
+        let length = u64::from(size_in_pages) * u64::from(page_size.get());
+        let target = Arc::new(Target::new(Arc::clone(&file), page_size, size_in_pages));
+        blocking(move || {
+            if !keep {
+                file.set_len(0)?;
+            }
+            file.set_len(length)
+        })
+        .await?
+        .map_err(HistoryError::Disk)?;
+        let expected = header.database.map(|database| database.after).or(object.tail.trailer.post_apply_checksum);
+        Ok(Self { key: object.key.clone(), target, expected })
+    }
+
+    /// Whether every page is there, and whether together they are the database that was there.
+    fn finish(self, txid: Txid, last: &Entry, base: &[Option<Checksum>], bytes: u64) -> Result<Restored, HistoryError> {
+        let Self { key, target, expected } = self;
+        // Every worker has ended, so this is the only handle.
+        let target =
+            Arc::into_inner(target).ok_or_else(|| HistoryError::Interrupted("a worker is still running".into()))?;
+        let (page_size, size_in_pages) = (target.page_size(), target.size_in_pages());
+        let lock_page = page_size.lock_page().index();
+        let mut page_checksums = target.into_checksums(base);
+        if let Some(lock_page) = page_checksums.get_mut(lock_page) {
+            *lock_page = None;
+        }
+        let missing = page_checksums.iter().enumerate().find(|(page, sum)| sum.is_none() && *page != lock_page);
+        if let Some((page, _)) = missing {
+            let page = u32::try_from(page + 1).unwrap_or(u32::MAX);
+            return Err(HistoryError::damaged(key, Damage::MissingPage { page, size_in_pages }));
+        }
+        let have = page_checksums.iter().flatten().fold(Checksum::EMPTY, |sum, &page| sum.toggle(page));
+        if let Some(need) = expected.filter(|&expected| expected != have) {
+            return Err(HistoryError::damaged(key, Damage::Database { have, need }));
+        }
+        let position = Position { txid, checksum: have };
+        Ok(Restored { position, page_size, size_in_pages, page_checksums, last_object: Some(last.clone()), bytes })
+    }
+}
+
+impl Worker<'_> {
+    /// Writes what `object` brings, and verifies all of it.
+    async fn apply(&self, object: Opened, target: Arc<Target>, limit: u32) -> Result<(), HistoryError> {
+        let (have, need) = (object.header.page_size, target.page_size());
+        if have != need {
+            return Err(HistoryError::damaged(object.key, Damage::PageSize { have, need }));
+        }
+        self.advance(object.frame);
+        let mut checksum = object.checksum;
+        let runs = object.runs(self.options.run_length);
+        let object = Arc::new(object);
+        let mut parts = futures::stream::iter(runs)
+            .map(|run| self.run(Arc::clone(&object), run, Arc::clone(&target), limit))
+            .buffered(self.options.requests.max(1))
+            .boxed();
+        while let Some(part) = parts.try_next().await? {
+            checksum.push(part);
+        }
+        drop(parts);
+        checksum.verify(&object.tail).map_err(|error| HistoryError::damaged(&object.key, Damage::Decode(error)))
+    }
+
+    /// Writes what a run of frames brings.
+    async fn run(
+        &self,
+        object: Arc<Opened>,
+        run: Run,
+        target: Arc<Target>,
+        limit: u32,
+    ) -> Result<RunningChecksum, HistoryError> {
+        let length = run.bytes.end - run.bytes.start;
+        let bytes = match &object.whole {
+            Some(whole) => slice(whole, &run),
+            None => self.history.bucket().get_range(&object.key, run.bytes.clone()).await?,
+        };
+        let key = object.key.clone();
+        let decoded = blocking(move || {
+            let frames = object.tail.frames.get(run.frames).unwrap_or_default();
+            let mut writer = target.writer(limit);
+            let part = decode_frames(&bytes, frames, target.page_size(), &mut Vec::new(), |page, content| {
+                writer.page(page, content).map_err(ApplyError::Disk)
+            })?;
+            writer.finish().map_err(ApplyError::Disk)?;
+            Ok(part)
+        })
+        .await?;
+        self.advance(length);
+        decoded.map_err(|error| match error {
+            ApplyError::Decode(error) => HistoryError::damaged(key, Damage::Decode(error)),
+            ApplyError::Disk(error) => HistoryError::Disk(error),
+        })
+    }
+
+    fn advance(&self, bytes: u64) {
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if let Some(progress) = &self.options.progress {
+            progress(done.min(self.total), self.total);
+        }
+    }
+
+    /// All is done, even when not all was needed; returns what was downloaded.
+    fn finish(&self) -> u64 {
+        let done = self.done.load(Ordering::Relaxed);
+        if let Some(progress) = self.options.progress.as_ref().filter(|_| done < self.total) {
+            progress(self.total, self.total);
+        }
+        done
+    }
+}
+
+enum ApplyError {
+    Decode(DecodeError),
+    Disk(io::Error),
+}
+
+impl From<DecodeError> for ApplyError {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+/// The bytes of a run in an object that is in memory. They are within it: the index was held against its length.
+fn slice(whole: &Bytes, run: &Run) -> Bytes {
+    let place = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(whole.len());
+    whole.slice(place(run.bytes.start)..place(run.bytes.end))
+}
+
+/// Runs `work` where blocking is allowed.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, HistoryError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| HistoryError::Interrupted(error.to_string()))
+}
+
+/// The plan may begin before the base, but not behind it.
+fn gap_behind_base(plan: &Plan, base: Option<&Base>) -> Option<PlanError> {
+    let at = base.map_or(Txid::ZERO, |base| base.position.txid);
+    (plan.from > at).then(|| PlanError::Gap {
+        id: plan.id.clone(),
+        first: at.next(),
+        last: plan.from,
+        up_to: plan.up_to,
+    })
+}
+
+/// How many pages the objects and the base can hold, the lock page among them. The header that names a size is not
+/// verified yet when memory is reserved by it.
+fn pages_at_most(page_size: PageSize, plan: &Plan, base: Option<&Base>) -> u64 {
+    /// LZ4 makes no more than 255 bytes of one.
+    const BEST_RATIO: u64 = 255;
+    let shortest_frame = 10 + u64::from(page_size.get()) / BEST_RATIO;
+    let base = base.map_or(0, |base| base.page_checksums.len() as u64);
+    plan.bytes() / shortest_frame + base + 1
+}
+
+/// The answer when there is nothing to apply.
+fn restored_already(plan: &Plan, base: Option<&Base>) -> Result<Restored, HistoryError> {
+    let Some(base) = base.cloned() else {
+        return Err(PlanError::Empty(plan.id.clone()).into());
+    };
+    Ok(Restored {
+        position: base.position,
+        page_size: base.page_size,
+        size_in_pages: u32::try_from(base.page_checksums.len()).unwrap_or(u32::MAX),
+        page_checksums: base.page_checksums,
+        last_object: None,
+        bytes: 0,
+    })
+}
+
+/// Whether the object that was applied before, a newer one, continues this one.
+fn check_chain(newer: Option<&Continued>, entry: &Entry, object: &Opened) -> Result<(), HistoryError> {
+    let Some(newer) = newer.filter(|newer| newer.min.prev() == entry.name.max) else {
+        return Ok(());
+    };
+    match (newer.before, object.header.database) {
+        (Some(before), Some(database)) if before != database.after => {
+            let (previous, after) = (object.key.clone(), database.after);
+            Err(HistoryError::damaged(&newer.key, Damage::Chain { before, previous, after }))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the oldest object continues the base, or nothing.
+fn check_chain_to_base(oldest: &Continued, base: Option<&Base>) -> Result<(), HistoryError> {
+    let position = base.map_or(Position::EMPTY, |base| base.position);
+    match oldest.before {
+        Some(before) if oldest.min.prev() == position.txid && before != position.checksum => {
+            let previous = format!("the local database at TXID {}", position.txid);
+            let after = position.checksum;
+            Err(HistoryError::damaged(&oldest.key, Damage::Chain { before, previous, after }))
+        }
+        _ => Ok(()),
+    }
+}
