@@ -1,2 +1,59 @@
-//! TODO
-fn main() {}
+//! `bottomless-cli`: looks into a bucket that bottomless writes to, restores from it, and says what is wrong with it.
+//!
+//! Standard output is data, in the shape that [`command`] documents when `--json` is given; standard error is for
+//! people. Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+mod args;
+mod command;
+mod error;
+mod output;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Args, Command};
+use crate::error::Error;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(message) => {
+            // Help and version are messages too. When they can't be written there is nobody to tell.
+            let _ = message.print();
+            return ExitCode::from(u8::try_from(message.exit_code()).unwrap_or(2));
+        }
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false).init();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "bottomless-cli: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), Error> {
+    let output = Output::new(args.common.json);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let command = async {
+            match args.command {
+                Command::Ls => command::ls::run(&args.common, output).await,
+                Command::Restore(restore) => command::restore::run(&args.common, &restore, output).await,
+                Command::Doctor => command::doctor::run(&args.common, output).await,
+                Command::CreateBucket => command::create_bucket::run(&args.common, output).await,
+            }
+        };
+        // What is unfinished is dropped, and takes its temporary files along.
+        tokio::select! {
+            done = command => done,
+            _ = tokio::signal::ctrl_c() => Err(Error::Failed("interrupted".into())),
+        }
+    })
+}

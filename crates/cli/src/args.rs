@@ -1,0 +1,177 @@
+//! The command line, and the variables that stand in for what it leaves out.
+
+use std::path::PathBuf;
+
+use bottomless_history::DatabaseId;
+use bottomless_ltx::Txid;
+use bottomless_store::{Endpoint, Location};
+use clap::{Parser, Subcommand};
+
+use crate::error::Error;
+
+const DEFAULT_ENDPOINT: &str = "http://localhost:9000";
+const DEFAULT_BUCKET: &str = "libsql";
+
+/// Look into a bucket that bottomless writes to, restore from it, and find out what is wrong with it.
+///
+/// Standard output is data; messages and logs (RUST_LOG) go to standard error. Credentials and region come from the
+/// regular AWS chain. Exit codes: 0 done, 1 failed, 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "bottomless-cli", version, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) common: Common,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What all commands need.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Common {
+    /// The store: an http(s) URL, or file:///dir [default: $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL, else
+    /// http://localhost:9000]
+    #[arg(short, long, global = true, value_name = "URL", env = "LIBSQL_BOTTOMLESS_ENDPOINT", hide_env_values = true)]
+    endpoint: Option<String>,
+
+    /// The bucket [default: libsql]
+    #[arg(short, long, global = true, value_name = "NAME", env = "LIBSQL_BOTTOMLESS_BUCKET", hide_env_values = true)]
+    bucket: Option<String>,
+
+    /// The database's prefix in the bucket; usually the name of its file
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "ID",
+        env = "LIBSQL_BOTTOMLESS_DATABASE_ID",
+        hide_env_values = true
+    )]
+    database: Option<String>,
+
+    /// Print one line of JSON instead of text for people
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the databases of the bucket, or with -d the objects of one
+    Ls,
+    /// Write a database of the bucket into a file
+    Restore(Restore),
+    /// Check the store: reachable, credentials, bucket, conditional writes, round trip, clock
+    ///
+    /// Writes a few small objects and deletes them again.
+    Doctor,
+    /// Create the bucket; that it exists already is fine
+    CreateBucket,
+}
+
+/// What `restore` needs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Restore {
+    /// The file to write; it appears when it is complete and verified
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+
+    /// Restore the state after this transaction, 16 hexadecimal digits as ls shows them [default: the last]
+    #[arg(long, value_name = "TXID")]
+    pub(crate) txid: Option<Txid>,
+
+    /// Replace FILE if it exists, with its -wal, -shm, -journal and -bottomless; no program may have it open
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+impl Common {
+    /// Where the bucket is.
+    pub(crate) fn location(&self) -> Result<Location, Error> {
+        self.location_with(|name| std::env::var(name).ok())
+    }
+
+    fn location_with(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Location, Error> {
+        let aws = || ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].into_iter().find_map(|name| filled(variable(name)));
+        let endpoint = filled(self.endpoint.clone()).or_else(aws).unwrap_or_else(|| DEFAULT_ENDPOINT.into());
+        let endpoint: Endpoint = endpoint.parse().map_err(usage)?;
+        Location::new(endpoint, &filled(self.bucket.clone()).unwrap_or_else(|| DEFAULT_BUCKET.into())).map_err(usage)
+    }
+
+    /// The database, if one is named.
+    pub(crate) fn database(&self) -> Result<Option<DatabaseId>, Error> {
+        filled(self.database.clone()).map(DatabaseId::new).transpose().map_err(usage)
+    }
+}
+
+/// An empty variable is an unset one.
+fn filled(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+fn usage(error: impl std::fmt::Display) -> Error {
+    Error::Usage(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from([&["bottomless-cli"], arguments].concat())
+    }
+
+    fn location(arguments: &[&str], variables: &[(&str, &str)]) -> Result<String, Error> {
+        let variable = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+        let common = parse(arguments).unwrap().common;
+        common.location_with(variable).map(|location| location.to_string())
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn options_stand_before_and_after_the_command() {
+        for arguments in [["-d", "a.db", "ls", "--json"], ["ls", "--json", "--database", "a.db"]] {
+            let args = parse(&arguments).unwrap();
+            assert!(args.common.json);
+            assert_eq!(args.common.database().unwrap(), Some(DatabaseId::new("a.db").unwrap()));
+        }
+    }
+
+    #[test]
+    fn the_endpoint_is_ours_then_that_of_aws_then_localhost() {
+        let aws = ("AWS_ENDPOINT_URL", "http://aws:1");
+        let s3 = ("AWS_ENDPOINT_URL_S3", "http://s3:2");
+        let at = |arguments, variables: &[_]| location(arguments, variables).unwrap();
+        assert_eq!(at(&["ls"], &[]), "http://localhost:9000/libsql");
+        assert_eq!(at(&["ls"], &[aws]), "http://aws:1/libsql");
+        assert_eq!(at(&["ls"], &[aws, s3]), "http://s3:2/libsql");
+        assert_eq!(at(&["ls", "-e", "file:///b", "-b", "x"], &[aws, s3]), "file:///b/x");
+        assert_eq!(at(&["ls", "-e", "", "-b", ""], &[]), "http://localhost:9000/libsql");
+    }
+
+    #[test]
+    fn wrong_values_are_usage_errors() {
+        for arguments in [&["ls", "-e", "localhost"][..], &["ls", "-b", "a/b"]] {
+            assert!(matches!(location(arguments, &[]), Err(Error::Usage(_))));
+        }
+        let args = parse(&["ls", "-d", "a//b"]).unwrap();
+        assert!(matches!(args.common.database(), Err(Error::Usage(_))));
+        for arguments in [&["restore"][..], &["restore", "-o", "f", "--txid", "12"], &["lsd"], &[]] {
+            assert_eq!(parse(arguments).unwrap_err().exit_code(), 2, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn a_transaction_is_named_as_ls_shows_it() {
+        let args = parse(&["restore", "-o", "f", "--txid", "000000000000000c"]).unwrap();
+        assert!(matches!(args.command, Command::Restore(Restore { txid: Some(txid), .. }) if txid == Txid::new(12)));
+    }
+}

@@ -1,0 +1,299 @@
+//! `ls`
+
+use std::io::{self, Write};
+use std::time::SystemTime;
+
+use bottomless_history::{DatabaseId, Entry, History, Level, Listing, PlanError};
+use bottomless_store::Bucket;
+use futures::{StreamExt as _, TryStreamExt as _};
+use indicatif::BinaryBytes;
+use serde::{Serialize, Serializer};
+
+use super::{Place, connect};
+use crate::args::Common;
+use crate::error::Error;
+use crate::output::{Output, Report, Table, rfc3339, rfc3339_seconds};
+
+/// A database's id may have slashes: so many folders deep it is looked for.
+const MAX_SEGMENTS: usize = 4;
+/// Listings at the same time.
+const PARALLEL_LISTINGS: usize = 16;
+
+pub(crate) async fn run(common: &Common, output: Output) -> Result<(), Error> {
+    let location = common.location()?;
+    let database = common.database()?;
+    let bucket = connect(&location).await?;
+    let place = Place::from(&location);
+    match database {
+        Some(id) => {
+            let listing = History::new(bucket, id).list(None).await?;
+            if listing.is_empty() {
+                return Err(Error::Failed(PlanError::Empty(listing.id().clone()).to_string()));
+            }
+            output.print(&Objects::new(place, &listing))?;
+        }
+        None => {
+            let listings = futures::stream::iter(find(&bucket).await?)
+                .map(|id| {
+                    let history = History::new(bucket.clone(), id);
+                    async move { history.list(None).await }
+                })
+                .buffered(PARALLEL_LISTINGS);
+            let listings: Vec<Listing> = listings.try_collect().await?;
+            let databases = listings.iter().filter(|listing| !listing.is_empty()).map(Database::new).collect();
+            output.print(&Databases { place, databases })?;
+        }
+    }
+    Ok(())
+}
+
+/// All prefixes that have a folder of a level.
+async fn find(bucket: &Bucket) -> Result<Vec<DatabaseId>, Error> {
+    let mut found = Vec::new();
+    let mut prefixes = vec![String::new()];
+    for _ in 0..=MAX_SEGMENTS {
+        let folders = futures::stream::iter(prefixes)
+            .map(|prefix| async move { bucket.folders(&prefix).await.map(|folders| (prefix, folders)) })
+            .buffered(PARALLEL_LISTINGS);
+        let folders: Vec<(String, Vec<String>)> = folders.try_collect().await?;
+        prefixes = Vec::new();
+        for (prefix, folders) in folders {
+            let (levels, others): (Vec<_>, Vec<_>) = folders.into_iter().partition(|name| is_level(name));
+            if !levels.is_empty()
+                && let Ok(id) = DatabaseId::new(prefix.clone())
+            {
+                found.push(id);
+            }
+            let below = |name: String| if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+            prefixes.extend(others.into_iter().map(below));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// `0000` to `0009`.
+fn is_level(folder: &str) -> bool {
+    matches!(folder.as_bytes(), [b'0', b'0', b'0', b'0'..=b'9'])
+}
+
+#[derive(Debug, Serialize)]
+struct Databases {
+    #[serde(flatten)]
+    place: Place,
+    databases: Vec<Database>,
+}
+
+#[derive(Debug, Serialize)]
+struct Database {
+    database: String,
+    last_txid: String,
+    objects: usize,
+    bytes: u64,
+    #[serde(serialize_with = "as_rfc3339")]
+    modified: SystemTime,
+}
+
+impl Database {
+    fn new(listing: &Listing) -> Self {
+        let entries = listing.entries();
+        Self {
+            database: listing.id().to_string(),
+            last_txid: listing.last_txid().to_string(),
+            objects: entries.len(),
+            bytes: entries.iter().map(|entry| entry.size).sum(),
+            modified: entries.iter().map(|entry| entry.modified).max().unwrap_or(SystemTime::UNIX_EPOCH),
+        }
+    }
+}
+
+impl Report for Databases {
+    fn write_text(&self, to: &mut dyn Write) -> io::Result<()> {
+        let mut table = Table::new(["DATABASE", "LAST TXID", "OBJECTS", "SIZE", "MODIFIED"]);
+        for database in &self.databases {
+            table.line([
+                database.database.clone(),
+                database.last_txid.clone(),
+                database.objects.to_string(),
+                BinaryBytes(database.bytes).to_string(),
+                rfc3339_seconds(database.modified),
+            ]);
+        }
+        table.write(to)
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Objects {
+    #[serde(flatten)]
+    place: Place,
+    database: String,
+    last_txid: String,
+    foreign_objects: usize,
+    objects: Vec<Object>,
+}
+
+#[derive(Debug, Serialize)]
+struct Object {
+    key: String,
+    level: u8,
+    kind: &'static str,
+    min_txid: String,
+    max_txid: String,
+    bytes: u64,
+    #[serde(serialize_with = "as_rfc3339")]
+    modified: SystemTime,
+    etag: Option<String>,
+}
+
+impl Objects {
+    fn new(place: Place, listing: &Listing) -> Self {
+        Self {
+            place,
+            database: listing.id().to_string(),
+            last_txid: listing.last_txid().to_string(),
+            foreign_objects: listing.foreign(),
+            objects: listing.entries().iter().map(|entry| Object::new(listing.id(), entry)).collect(),
+        }
+    }
+}
+
+impl Object {
+    fn new(id: &DatabaseId, entry: &Entry) -> Self {
+        let level = entry.name.level;
+        Self {
+            key: entry.name.key(id),
+            level: level.get(),
+            kind: match level {
+                Level::LOG => "log",
+                Level::SNAPSHOT => "snapshot",
+                _ => "compacted",
+            },
+            min_txid: entry.name.min.to_string(),
+            max_txid: entry.name.max.to_string(),
+            bytes: entry.size,
+            modified: entry.modified,
+            etag: entry.e_tag.clone(),
+        }
+    }
+}
+
+impl Report for Objects {
+    fn write_text(&self, to: &mut dyn Write) -> io::Result<()> {
+        let mut table = Table::new(["LEVEL", "KIND", "FIRST TXID", "LAST TXID", "SIZE", "MODIFIED"]);
+        for object in &self.objects {
+            table.line([
+                object.level.to_string(),
+                object.kind.to_owned(),
+                object.min_txid.clone(),
+                object.max_txid.clone(),
+                BinaryBytes(object.bytes).to_string(),
+                rfc3339_seconds(object.modified),
+            ]);
+        }
+        table.write(to)?;
+        match self.foreign_objects {
+            0 => Ok(()),
+            count => writeln!(to, "{count} other objects lie below {}/", self.database),
+        }
+    }
+}
+
+fn as_rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339(*time))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use bottomless_store::Location;
+    use serde_json::json;
+
+    use super::*;
+
+    fn listing() -> Listing {
+        let object = |key: &str, size: u64| bottomless_store::Object {
+            key: format!("test.db/{key}"),
+            size,
+            modified: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + size),
+            e_tag: (size > 200).then(|| "e".to_owned()),
+        };
+        Listing::new(
+            DatabaseId::new("test.db").unwrap(),
+            [
+                object("0000/000000000000000c-000000000000000c.ltx", 200),
+                object("0009/0000000000000001-000000000000000b.ltx", 5000),
+                object("0001/000000000000000a-000000000000000b.ltx", 300),
+                object("else", 1),
+            ],
+        )
+    }
+
+    fn place() -> Place {
+        Place::from(&Location::new("http://localhost:9000".parse().unwrap(), "libsql").unwrap())
+    }
+
+    fn text(report: &impl Report) -> String {
+        let mut text = Vec::new();
+        report.write_text(&mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn the_objects_of_a_database() {
+        let objects = Objects::new(place(), &listing());
+        let object = |level: u8, kind, min: &str, max: &str, bytes: u64, modified, etag: Option<&str>| {
+            json!({
+                "key": format!("test.db/000{level}/{min}-{max}.ltx"), "level": level, "kind": kind, "min_txid": min,
+                "max_txid": max, "bytes": bytes, "modified": modified, "etag": etag,
+            })
+        };
+        let expected = json!({
+            "endpoint": "http://localhost:9000", "bucket": "libsql", "database": "test.db",
+            "last_txid": "000000000000000c", "foreign_objects": 1,
+            "objects": [
+                object(0, "log", "000000000000000c", "000000000000000c", 200, "2023-11-14T22:13:20.2Z", None),
+                object(1, "compacted", "000000000000000a", "000000000000000b", 300, "2023-11-14T22:13:20.3Z", Some("e")),
+                object(9, "snapshot", "0000000000000001", "000000000000000b", 5000, "2023-11-14T22:13:25Z", Some("e")),
+            ],
+        });
+        assert_eq!(serde_json::to_value(&objects).unwrap(), expected);
+        assert_eq!(
+            text(&objects),
+            "LEVEL  KIND       FIRST TXID        LAST TXID         SIZE      MODIFIED\n\
+             0      log        000000000000000c  000000000000000c  200 B     2023-11-14T22:13:20Z\n\
+             1      compacted  000000000000000a  000000000000000b  300 B     2023-11-14T22:13:20Z\n\
+             9      snapshot   0000000000000001  000000000000000b  4.88 KiB  2023-11-14T22:13:25Z\n\
+             1 other objects lie below test.db/\n"
+        );
+    }
+
+    #[test]
+    fn the_databases_of_a_bucket() {
+        let databases = Databases { place: place(), databases: vec![Database::new(&listing())] };
+        let expected = json!({
+            "endpoint": "http://localhost:9000", "bucket": "libsql",
+            "databases": [{
+                "database": "test.db", "last_txid": "000000000000000c", "objects": 3, "bytes": 5500,
+                "modified": "2023-11-14T22:13:25Z",
+            }],
+        });
+        assert_eq!(serde_json::to_value(&databases).unwrap(), expected);
+        assert_eq!(
+            text(&databases),
+            "DATABASE  LAST TXID         OBJECTS  SIZE      MODIFIED\n\
+             test.db   000000000000000c  3        5.37 KiB  2023-11-14T22:13:25Z\n"
+        );
+    }
+
+    #[test]
+    fn levels_are_four_digits() {
+        assert!(is_level("0000") && is_level("0009"));
+        for other in ["0010", "9", "00000", "000a", "+001", ""] {
+            assert!(!is_level(other), "{other}");
+        }
+    }
+}

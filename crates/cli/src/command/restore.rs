@@ -1,0 +1,254 @@
+//! `restore`
+
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
+use std::io::{self, IsTerminal as _, Write};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bottomless_history::{DatabaseId, History, HistoryError, RestoreOptions, Restored};
+use bottomless_ltx::Txid;
+use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use tempfile::{NamedTempFile, TempPath};
+
+use super::{Place, connect};
+use crate::args::{Common, Restore};
+use crate::error::Error;
+use crate::output::{Output, Report};
+
+/// Objects may be compacted away between the listing and the download: so often it is listed anew.
+const LISTINGS: usize = 4;
+
+/// Files beside a database file that belong to it. SQLite would replay a journal or a WAL that it finds beside another
+/// file of the same name.
+const COMPANIONS: [&str; 4] = ["-wal", "-shm", "-journal", "-bottomless"];
+
+pub(crate) async fn run(common: &Common, args: &Restore, output: Output) -> Result<(), Error> {
+    let location = common.location()?;
+    let id = common.database()?.ok_or_else(|| {
+        Error::Usage("name the database with -d or LIBSQL_BOTTOMLESS_DATABASE_ID (bottomless-cli ls lists them)".into())
+    })?;
+    let target = Target::new(&args.output, args.force)?;
+    let history = History::new(connect(&location).await?, id.clone());
+    let temporary = target.temporary()?;
+    let (file, path) = temporary.into_parts();
+    let file = Arc::new(file);
+    let restored = download(&history, args.txid, &file).await?;
+    target.put_in_place(&file, path)?;
+    Ok(output.print(&Done::new(Place::from(&location), &id, &args.output, &restored))?)
+}
+
+/// Fills `file`.
+async fn download(history: &History, txid: Option<Txid>, file: &Arc<File>) -> Result<Restored, HistoryError> {
+    let bar = progress_bar();
+    let options = RestoreOptions {
+        progress: Some({
+            let bar = bar.clone();
+            Arc::new(move |done, total| {
+                bar.set_length(total);
+                bar.set_position(done);
+            })
+        }),
+        ..RestoreOptions::default()
+    };
+    let mut listings = 0;
+    let restored = loop {
+        let plan = history.list(None).await?.plan(Txid::ZERO, txid)?;
+        listings += 1;
+        match history.restore(&plan, Arc::clone(file), &options).await {
+            Err(error) if error.is_vanished() && listings < LISTINGS => bar.reset(),
+            result => break result,
+        }
+    };
+    bar.finish_and_clear();
+    restored
+}
+
+/// On a terminal only: in a log file it is noise.
+fn progress_bar() -> ProgressBar {
+    let to = match io::stderr().is_terminal() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    let bar = ProgressBar::with_draw_target(None, to);
+    let template = "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// The file to be written, and the folder that it is in.
+#[derive(Debug)]
+struct Target<'a> {
+    path: &'a Path,
+    folder: &'a Path,
+    name: OsString,
+    replace: bool,
+}
+
+impl<'a> Target<'a> {
+    /// Refuses at once what would fail after the download.
+    fn new(path: &'a Path, replace: bool) -> Result<Self, Error> {
+        let fail = |what: &str| Err(Error::Failed(format!("{} {what}", path.display())));
+        let (Some(name), Some(folder)) = (path.file_name(), path.parent()) else {
+            return fail("is no name of a file");
+        };
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        if !folder.is_dir() {
+            return fail("can't be written: its folder does not exist");
+        }
+        if path.is_dir() {
+            return fail("is a folder");
+        }
+        if !replace && fs::symlink_metadata(path).is_ok() {
+            return fail("exists already; remove it, name another file, or replace it with --force");
+        }
+        Ok(Self { path, folder, name: name.to_owned(), replace })
+    }
+
+    /// A file beside it: a rename works within one file system.
+    fn temporary(&self) -> Result<NamedTempFile, Error> {
+        let mut prefix = OsString::from(".");
+        prefix.push(&self.name);
+        prefix.push(".");
+        tempfile::Builder::new()
+            .prefix(&prefix)
+            // As any new file: the umask takes away what it should.
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(self.folder)
+            .map_err(|error| self.error(&error))
+    }
+
+    fn put_in_place(&self, file: &File, temporary: TempPath) -> Result<(), Error> {
+        file.sync_all().map_err(|error| self.error(&error))?;
+        self.remove_companions().map_err(|error| self.error(&error))?;
+        let placed = match self.replace {
+            true => temporary.persist(self.path),
+            false => temporary.persist_noclobber(self.path),
+        };
+        placed.map_err(|error| self.error(&error.error))?;
+        File::open(self.folder).and_then(|folder| folder.sync_all()).map_err(|error| self.error(&error))
+    }
+
+    /// They belong to a database that is gone, or is about to be.
+    fn remove_companions(&self) -> io::Result<()> {
+        for suffix in COMPANIONS {
+            match fs::remove_file(self.companion(suffix)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn companion(&self, suffix: &str) -> PathBuf {
+        let mut name = self.name.clone();
+        name.push(suffix);
+        self.folder.join(name)
+    }
+
+    fn error(&self, error: &io::Error) -> Error {
+        Error::Failed(format!("{} can't be written: {error}", self.path.display()))
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Done {
+    #[serde(flatten)]
+    place: Place,
+    database: String,
+    file: String,
+    txid: String,
+    database_checksum: String,
+    page_size: u32,
+    pages: u32,
+    downloaded_bytes: u64,
+}
+
+impl Done {
+    fn new(place: Place, id: &DatabaseId, file: &Path, restored: &Restored) -> Self {
+        Self {
+            place,
+            database: id.to_string(),
+            file: file.to_string_lossy().into_owned(),
+            txid: restored.position.txid.to_string(),
+            database_checksum: restored.position.checksum.to_string(),
+            page_size: restored.page_size.get(),
+            pages: restored.size_in_pages,
+            downloaded_bytes: restored.bytes,
+        }
+    }
+}
+
+impl Report for Done {
+    fn write_text(&self, to: &mut dyn Write) -> io::Result<()> {
+        let bytes = u64::from(self.pages) * u64::from(self.page_size);
+        writeln!(
+            to,
+            "Restored {} as of TXID {} into {}: {} pages, {} ({} downloaded).",
+            self.database,
+            self.txid,
+            self.file,
+            self.pages,
+            BinaryBytes(bytes),
+            BinaryBytes(self.downloaded_bytes)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use bottomless_ltx::{Checksum, PageSize, Position};
+    use bottomless_store::Location;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_was_restored() {
+        let restored = Restored {
+            position: Position { txid: Txid::new(12), checksum: Checksum::EMPTY },
+            page_size: PageSize::try_from(4096).unwrap(),
+            size_in_pages: 3,
+            page_checksums: Vec::new(),
+            last_object: None,
+            bytes: 700,
+        };
+        let place = Place::from(&Location::new("file:///b".parse().unwrap(), "libsql").unwrap());
+        let done = Done::new(place, &DatabaseId::new("test.db").unwrap(), Path::new("x/y.db"), &restored);
+        let expected = json!({
+            "endpoint": "file:///b", "bucket": "libsql", "database": "test.db", "file": "x/y.db",
+            "txid": "000000000000000c", "database_checksum": Checksum::EMPTY.to_string(), "page_size": 4096, "pages": 3,
+            "downloaded_bytes": 700,
+        });
+        assert_eq!(serde_json::to_value(&done).unwrap(), expected);
+        let mut text = Vec::new();
+        done.write_text(&mut text).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "Restored test.db as of TXID 000000000000000c into x/y.db: 3 pages, 12.00 KiB (700 B downloaded).\n"
+        );
+    }
+
+    #[test]
+    fn what_can_not_be_written_is_refused_before_the_download() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.db");
+        fs::write(&file, "x").unwrap();
+        let refused = |path: &Path, replace| match Target::new(path, replace) {
+            Err(Error::Failed(text)) => text,
+            other => format!("{other:?}"),
+        };
+        assert!(refused(&file, false).contains("--force"));
+        assert!(Target::new(&file, true).is_ok());
+        assert!(refused(folder.path(), true).contains("is a folder"));
+        assert!(refused(&folder.path().join("none/a.db"), true).contains("folder does not exist"));
+        assert!(refused(Path::new(".."), true).contains("no name"));
+        assert!(Target::new(Path::new("no-such-file.db"), false).is_ok());
+    }
+}
