@@ -49,6 +49,11 @@ struct Live {
 #[must_use]
 pub struct Untouched(bool);
 
+impl Untouched {
+    /// Nothing is known of the files: compare all pages at the next open.
+    pub const UNKNOWN: Self = Self(false);
+}
+
 impl Default for Untouched {
     fn default() -> Self {
         Self(true)

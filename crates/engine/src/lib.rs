@@ -24,4 +24,4 @@ pub mod wal;
 pub use commit::{Change, Landed, Outcome};
 pub use database::{Begun, Database, Untouched};
 pub use error::{Error, ErrorKind, Result};
-pub use local::{Host, LocalReader, Locked, MainFile, PageSource};
+pub use local::{Host, LocalReader, Locked, MainFile, PageSource, shape};

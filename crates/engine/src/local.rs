@@ -75,7 +75,8 @@ const VERSION_VALID_FOR_AT: usize = 92;
 const HEADER_LENGTH: usize = 100;
 
 /// Page size and size in pages, from the first page of a database of `file_size` bytes; None if it is none.
-pub(crate) fn shape(header: &[u8], file_size: u64) -> Option<(PageSize, u32)> {
+#[must_use]
+pub fn shape(header: &[u8], file_size: u64) -> Option<(PageSize, u32)> {
     if !header.starts_with(b"SQLite format 3\0") {
         return None;
     }

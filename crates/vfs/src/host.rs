@@ -1,0 +1,104 @@
+//! Access to the local file for the engine, through the SQLite that loaded us.
+
+use std::ffi::{CStr, CString, c_int};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bottomless_engine::{Error, ErrorKind, Host, Locked, Result};
+use libsqlite3_sys as ffi;
+
+use crate::api::PlainConnection;
+use crate::real::RealFile;
+
+/// How long another connection may keep a lock that opening needs.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+const LOCK_PAUSE_US: c_int = 5_000;
+
+/// The SQLite that loaded us, for one database.
+#[derive(Debug)]
+pub(crate) struct SqliteHost {
+    path: CString,
+    real_vfs: *mut ffi::sqlite3_vfs,
+}
+
+impl SqliteHost {
+    /// # Safety
+    /// `real_vfs` is the VFS below ours.
+    pub(crate) unsafe fn new(path: &Path, real_vfs: *mut ffi::sqlite3_vfs) -> Self {
+        Self { path: CString::new(path.as_os_str().as_bytes()).unwrap_or_default(), real_vfs }
+    }
+
+    fn connect(&self) -> Result<PlainConnection> {
+        // SAFETY: the VFS is registered, and its name lives as long as it.
+        let name = unsafe { CStr::from_ptr((*self.real_vfs).zName) };
+        let timeout = c_int::try_from(LOCK_TIMEOUT.as_millis()).unwrap_or(c_int::MAX);
+        PlainConnection::open(&self.path, name, timeout).map_err(|error| self.error("can't be opened", error))
+    }
+
+    fn execute(&self, connection: &PlainConnection, sql: &CStr) -> Result<()> {
+        connection.execute(sql).map_err(|error| self.error("SQLite can't lock or recover it", error))
+    }
+
+    fn error(&self, what: &str, (code, message): (c_int, String)) -> Error {
+        let kind = match code & 0xff {
+            ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED => ErrorKind::Busy,
+            ffi::SQLITE_FULL => ErrorKind::DiskFull,
+            ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB => ErrorKind::Conflict,
+            _ => ErrorKind::Disk,
+        };
+        Error::new(kind, format!("{}: {what}: {message}", self.path.to_string_lossy()))
+    }
+
+    fn sleep(&self) {
+        // SAFETY: the VFS is registered.
+        if let Some(sleep) = unsafe { (*self.real_vfs).xSleep } {
+            // SAFETY: the signature is that of the method, and the VFS is its own.
+            unsafe { sleep(self.real_vfs, LOCK_PAUSE_US) };
+        }
+    }
+
+    fn lock_exclusive(&self, file: RealFile) -> Result<()> {
+        let deadline = Instant::now() + LOCK_TIMEOUT;
+        loop {
+            let levels = [ffi::SQLITE_LOCK_SHARED, ffi::SQLITE_LOCK_RESERVED, ffi::SQLITE_LOCK_EXCLUSIVE];
+            let refused = levels.into_iter().map(|level| file.lock(level)).find(|code| *code != ffi::SQLITE_OK);
+            let Some(code) = refused else {
+                return Ok(());
+            };
+            file.unlock(ffi::SQLITE_LOCK_NONE);
+            if code & 0xff != ffi::SQLITE_BUSY || Instant::now() >= deadline {
+                return Err(self.error("another connection uses it", (code, format!("no exclusive lock ({code})"))));
+            }
+            self.sleep();
+        }
+    }
+}
+
+impl Host for SqliteHost {
+    fn with_write_lock(&self, work: Locked<'_>) -> Result<()> {
+        let connection = self.connect()?;
+        self.execute(&connection, c"BEGIN IMMEDIATE")?;
+        // SAFETY: the connection outlives the work.
+        let mut file = unsafe { RealFile::new(connection.file()) };
+        let result = work(&mut file);
+        let ended = self.execute(&connection, c"ROLLBACK");
+        result.and(ended)
+    }
+
+    fn with_exclusive_lock(&self, work: Locked<'_>) -> Result<()> {
+        // Without a statement, this connection neither locks nor recovers anything by itself.
+        let connection = self.connect()?;
+        // SAFETY: the connection outlives the work.
+        let mut file = unsafe { RealFile::new(connection.file()) };
+        self.lock_exclusive(file)?;
+        let result = work(&mut file);
+        file.unlock(ffi::SQLITE_LOCK_NONE);
+        result
+    }
+
+    fn checkpoint(&self) -> Result<()> {
+        let connection = self.connect()?;
+        self.execute(&connection, c"PRAGMA wal_checkpoint(TRUNCATE)")
+    }
+}
