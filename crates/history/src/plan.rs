@@ -249,6 +249,12 @@ mod tests {
     }
 
     #[test]
+    fn one_request_is_preferred_to_many_for_a_few_bytes() {
+        let listing = listing(&[(0, 1, 1, 100), (0, 2, 2, 100), (0, 3, 3, 100), (1, 1, 3, 1000)]);
+        assert_eq!(planned(&listing, 0, None).unwrap(), [(1, 1, 3)]);
+    }
+
+    #[test]
     fn what_is_missing_is_named() {
         let listing = listing(&[(0, 1, 1, 1), (0, 2, 2, 1), (0, 6, 6, 1), (1, 7, 9, 1)]);
         let id = listing.id().clone();

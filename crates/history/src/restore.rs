@@ -163,13 +163,13 @@ impl History {
         let Some(newest) = newest else {
             return restored_already(plan, options.base.as_ref());
         };
-        let base = options.base.as_ref().filter(|_| !complete);
+        let base = options.base.as_ref();
         if let (Some(continued), false) = (&continued, complete) {
             check_chain_to_base(continued, base)?;
         }
         let bytes = worker.finish();
-        let base_pages = base.filter(|base| base.page_size == newest.target.page_size());
-        let base_pages = base_pages.map_or(&[][..], |base| &base.page_checksums);
+        let base = base.filter(|base| base.page_size == newest.target.page_size());
+        let base_pages = base.map_or(&[][..], |base| &base.page_checksums);
         let base_pages = base_pages.get(..limit as usize).unwrap_or(base_pages);
         newest.finish(plan.up_to, last, base_pages, bytes)
     }
@@ -215,10 +215,7 @@ impl Newest {
             Arc::into_inner(target).ok_or_else(|| HistoryError::Interrupted("a worker is still running".into()))?;
         let (page_size, size_in_pages) = (target.page_size(), target.size_in_pages());
         let lock_page = page_size.lock_page().index();
-        let mut page_checksums = target.into_checksums(base);
-        if let Some(lock_page) = page_checksums.get_mut(lock_page) {
-            *lock_page = None;
-        }
+        let page_checksums = target.into_checksums(base);
         let missing = page_checksums.iter().enumerate().find(|(page, sum)| sum.is_none() && *page != lock_page);
         if let Some((page, _)) = missing {
             let page = u32::try_from(page + 1).unwrap_or(u32::MAX);

@@ -151,6 +151,43 @@ async fn a_page_that_no_object_holds() {
     }
 }
 
+/// Pages that were cut off once and are not written again when the database grows: their old versions must not
+/// come back, neither from an older object nor from the local file.
+#[tokio::test]
+async fn a_page_that_was_cut_off_does_not_come_back() {
+    let changes = [
+        Change::Write { places: vec![], append: 9, seed: 1 },
+        Change::Shrink { to: 3, seed: 2 },
+        Change::Write { places: vec![], append: 6, seed: 3 },
+    ];
+    let timeline = Timeline::new(512, &changes);
+    let history = history("test.db");
+    put(&history, &name(9, 1, 1).key(history.id()), timeline.foreign_object(1)).await;
+    put_object(&history, &timeline, 0, 2, 2).await;
+    let state = timeline.state(3);
+    let grown = (0..state.pages.len()).filter(|place| *place != 6).map(|place| (place, &state.pages[place][..]));
+    put(&history, &key(&history, 3), encode(state.page_size, 10, (3, 3), None, grown.collect())).await;
+    for base in [None, Some((1, timeline.state(1)))] {
+        let error = restore(&history, None, base, RestoreOptions::default()).await.unwrap_err();
+        let HistoryError::Damaged { key: found, damage } = &error else { panic!("{error}") };
+        assert_eq!(*found, key(&history, 3));
+        assert_eq!(**damage, Damage::MissingPage { page: 7, size_in_pages: 10 }, "{base:?}");
+    }
+}
+
+/// The pages are held against the header before anything is made of them.
+#[tokio::test]
+async fn a_header_that_does_not_fit_the_pages() {
+    let (history, timeline) = filled().await;
+    let mut object = timeline.object(6, 6);
+    object[15] -= 1;
+    put(&history, &key(&history, 6), object).await;
+    for options in both() {
+        let found = damage(&history, 6, options).await;
+        assert!(matches!(found, Damage::Decode(DecodeError::Index { .. })), "{found}");
+    }
+}
+
 /// A writer that changes the page size without writing every page.
 #[tokio::test]
 async fn a_page_size_that_changes_halfway() {
@@ -164,6 +201,10 @@ async fn a_page_size_that_changes_halfway() {
         let found = damage(&history, 1, options).await;
         assert!(matches!(found, Damage::PageSize { .. }), "{found}");
     }
+    // Nor do the pages of a local file fill in.
+    let error = restore(&history, None, Some((1, timeline.state(1))), RestoreOptions::default()).await.unwrap_err();
+    let HistoryError::Damaged { damage, .. } = &error else { panic!("{error}") };
+    assert_eq!(**damage, Damage::MissingPage { page: 2, size_in_pages: 2 });
 }
 
 #[tokio::test]

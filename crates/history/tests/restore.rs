@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -197,8 +198,32 @@ async fn the_lock_page_stays_a_hole() {
     assert_eq!(restored.page_checksums.iter().flatten().count(), size - 1);
     assert_eq!(file.metadata().unwrap().len(), size as u64 * u64::from(page_size.get()));
     let mut tail = vec![1; 2 * page_size.bytes()];
-    std::os::unix::fs::FileExt::read_exact_at(&*file, &mut tail, page_size.offset_of(lock_page)).unwrap();
+    file.read_exact_at(&mut tail, page_size.offset_of(lock_page)).unwrap();
     assert!(tail == [zeros, content].concat());
+}
+
+/// The same over a file that has something in the place of the lock page, with other pages than it has now.
+#[tokio::test]
+async fn what_was_in_the_place_of_the_lock_page_is_gone() {
+    let page_size = PageSize::MAX;
+    let size = page_size.lock_page().index() + 2;
+    let content = vec![0x55; page_size.bytes()];
+    let pages = (0..size).filter(|&place| place != page_size.lock_page().index()).map(|place| (place, &content[..]));
+    let object = encode(page_size, size, (1, 2), None, pages.collect());
+    let history = history("test.db");
+    put(&history, &name(9, 1, 2).key(history.id()), object).await;
+
+    let file = Arc::new(tempfile::tempfile().unwrap());
+    let place = page_size.offset_of(page_size.lock_page());
+    file.write_all_at(&content, place).unwrap();
+    let base = Database::empty(512).base(1);
+    let plan = history.list(None).await.unwrap().plan(Txid::new(1), None).unwrap();
+    let options = RestoreOptions { base: Some(base), ..RestoreOptions::default() };
+    let restored = history.restore(&plan, Arc::clone(&file), &options).await.unwrap();
+    assert_eq!(restored.size_in_pages as usize, size);
+    let mut around = vec![1; 3 * page_size.bytes()];
+    file.read_exact_at(&mut around, place - u64::from(page_size.get())).unwrap();
+    assert!(around == [content.clone(), vec![0; page_size.bytes()], content].concat());
 }
 
 #[tokio::test]
