@@ -40,12 +40,15 @@ ensure_bucket() {
     "$cli" ls >/dev/null 2>&1 || "$cli" create-bucket >/dev/null || fail "there is no bucket to write to"
 }
 
-# Runs the SQL of standard input on test.db through bottomless.
+# Runs the SQL of standard input on test.db through bottomless. When .open fails, the shell goes on with an empty
+# database in memory and would pass any test: so the first statement fails if the database has no file.
 run_sql() {
     command -v sqlite3 >/dev/null || fail "the sqlite3 shell is missing: install it (on Debian: apt-get install sqlite3)"
     {
         printf '.load %s\n' "$build/bottomless"
         printf '.open file:test.db?vfs=bottomless\n'
+        printf 'CREATE TEMP TABLE opened(file CONSTRAINT "test.db is open" CHECK (file <> %s));\n' "''"
+        printf 'INSERT INTO temp.opened SELECT file FROM pragma_database_list WHERE name = %s;\n' "'main'"
         cat
     } | sqlite3 -batch -bail :memory:
 }

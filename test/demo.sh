@@ -8,7 +8,11 @@ cd "$(dirname "$0")"
 source ./common.sh
 
 say() {
-    printf '\n\033[1m%s\033[0m\n' "$*"
+    if [[ -t 1 ]]; then
+        printf '\n\033[1m%s\033[0m\n' "$*"
+    else
+        printf '\n%s\n' "$*"
+    fi
 }
 
 need_sqlite3() {

@@ -24,5 +24,11 @@ SQL
 ) || fail "sqlite3 failed"
 echo "$found"
 expect "$found" "$expected_rows"
-"$cli" ls --database "${LIBSQL_BOTTOMLESS_DATABASE_ID:-test.db}" >/dev/null || fail "the bucket holds no test.db"
+
+# Every COMMIT is in the bucket: what another machine would restore now is this file, byte for byte.
+copy=$(mktemp -d)
+trap 'rm -rf "$copy"' EXIT
+"$cli" restore --database "${LIBSQL_BOTTOMLESS_DATABASE_ID:-test.db}" --output "$copy/test.db" >/dev/null ||
+    fail "the bucket does not give test.db back"
+cmp test.db "$copy/test.db" >&2 || fail "the bucket holds another state than test.db"
 echo "smoke test passed"
