@@ -1,4 +1,4 @@
-//! The operations of S3, on [`Storage`](crate::storage::Storage).
+//! The operations of S3, on [`Storage`].
 
 mod attributes;
 mod listing;
