@@ -2,13 +2,14 @@
 # make release     the same in target/release, optimised
 # make demo        a first session: write, look into the bucket, lose the file, get it back
 # make test        all tests but the heavy ones
+# make bench       what a commit and a read cost, side by side with their floors
 # make lint        format, clippy, rustdoc, licences and sources of the dependencies
 
 CARGO ?= cargo
 TEST_TOOLS = .tools/installed
 DENY = .tools/bin/cargo-deny --config deny.toml
 
-.PHONY: all release demo test test-heavy test-tools golden lint fmt advisories
+.PHONY: all release demo bench test test-heavy test-tools golden lint fmt advisories
 
 # SQLite finds the entry point by the file's name, which must not begin with lib. The copy is put in place by a rename,
 # and only when something changed: a program that has the old file loaded keeps it whole.
@@ -38,6 +39,10 @@ test: all test-tools
 # Transactions and databases of a gigabyte: some minutes, and some 5 GiB of disk.
 test-heavy: all test-tools
 	cd e2e && $(CARGO) test --test it -- --ignored --test-threads=1
+
+# Commits and reads next to their floors, in one run, with the release build.
+bench: release test-tools
+	cd e2e && BOTTOMLESS_EXTENSION=$(CURDIR)/target/release/bottomless.so $(CARGO) bench --bench side_by_side
 
 # Writes the expectations of e2e/golden anew.
 golden: all test-tools

@@ -107,6 +107,8 @@ impl Bucket {
                 .with_bucket_name(&location.bucket)
                 .with_region(chain.region())
                 .with_virtual_hosted_style_request(false)
+                // One DELETE for one object: a policy or a store may lack the request that deletes several.
+                .with_disable_bulk_delete(true)
                 .with_credentials(Arc::new(ForObjectStore(Arc::clone(&chain))))
                 .with_skip_signature(!signed)
                 .with_http_connector(wire.clone())

@@ -104,7 +104,9 @@ pub(crate) fn allocate_text(text: &str) -> *mut c_char {
     // SAFETY: the memory has room for the text and the zero behind it.
     unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), memory, bytes.len()) };
     // SAFETY: as above.
-    unsafe { memory.add(bytes.len()).write(0) };
+    let end = unsafe { memory.add(bytes.len()) };
+    // SAFETY: as above.
+    unsafe { end.write(0) };
     memory.cast()
 }
 

@@ -30,8 +30,10 @@ impl SqliteHost {
     }
 
     fn connect(&self) -> Result<PlainConnection> {
-        // SAFETY: the VFS is registered, and its name lives as long as it.
-        let name = unsafe { CStr::from_ptr((*self.real_vfs).zName) };
+        // SAFETY: the VFS is registered.
+        let name = unsafe { (*self.real_vfs).zName };
+        // SAFETY: its name lives as long as it.
+        let name = unsafe { CStr::from_ptr(name) };
         let timeout = c_int::try_from(LOCK_TIMEOUT.as_millis()).unwrap_or(c_int::MAX);
         PlainConnection::open(&self.path, name, timeout).map_err(|error| self.error("can't be opened", error))
     }

@@ -85,7 +85,9 @@ impl Placed {
 
     fn set(&self, role: Role) {
         // SAFETY: the real file is open.
-        let version = unsafe { (*(*self.real_ptr()).pMethods).iVersion };
+        let real_methods = unsafe { (*self.real_ptr()).pMethods };
+        // SAFETY: its methods live as long as the process.
+        let version = unsafe { (*real_methods).iVersion };
         let methods: &'static ffi::sqlite3_io_methods = match version {
             1 => &METHODS_1,
             2 => &METHODS_2,
@@ -116,8 +118,10 @@ pub(crate) unsafe fn connection_of(file: *mut ffi::sqlite3_file) -> Option<Share
 /// # Safety
 /// `file` is ours and open.
 unsafe fn role_of<'a>(file: *mut ffi::sqlite3_file) -> &'a Role {
+    // SAFETY: a file of ours begins so.
+    let role = unsafe { (*file.cast::<ShimFile>()).role };
     // SAFETY: `Placed::set` put it there, and only `close` takes it away.
-    unsafe { &*(*file.cast::<ShimFile>()).role }
+    unsafe { &*role }
 }
 
 /// # Safety
@@ -160,8 +164,10 @@ unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
         }
         let result = forward!(file.xClose(), ffi::SQLITE_OK);
         // After the real file, so that the local state is closed last.
+        // SAFETY: a file of ours begins so.
+        let role = unsafe { (*file.cast::<ShimFile>()).role };
         // SAFETY: `Placed::set` made it with a box, and SQLite closes a file once.
-        drop(unsafe { Box::from_raw((*file.cast::<ShimFile>()).role) });
+        drop(unsafe { Box::from_raw(role) });
         // SAFETY: the memory is still there.
         unsafe { (*file).pMethods = ptr::null() };
         result
@@ -275,7 +281,9 @@ unsafe extern "C" fn file_control(file: *mut ffi::sqlite3_file, operation: c_int
 /// `strings` is the array of `SQLITE_FCNTL_PRAGMA`: a place for the answer, the name, the argument.
 unsafe fn answer_pragma(shared: &Shared, strings: *mut *mut c_char) -> Option<c_int> {
     // SAFETY: the name is the second string.
-    let name = unsafe { *strings.add(1) };
+    let place = unsafe { strings.add(1) };
+    // SAFETY: as above.
+    let name = unsafe { *place };
     if name.is_null() {
         return None;
     }

@@ -28,13 +28,33 @@ impl Database {
     /// When the store can't be reached, the bucket's content is damaged, or the local file and the bucket hold different
     /// histories and the configuration does not say which one counts. Nothing is overwritten then.
     pub fn open(path: &Path, config: Config, host: &dyn Host) -> Result<Arc<Self>> {
+        Self::open_in(path, config, host, |process, config| {
+            Ok(process.block_on(Bucket::connect(&config.location, process.transport()))?)
+        })
+    }
+
+    /// As [`Database::open`], in a bucket that the caller has, whatever the configuration says of the location.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub fn open_in_bucket(path: &Path, config: Config, host: &dyn Host, bucket: Bucket) -> Result<Arc<Self>> {
+        Self::open_in(path, config, host, |_, _| Ok(bucket))
+    }
+
+    fn open_in(
+        path: &Path,
+        config: Config,
+        host: &dyn Host,
+        connect: impl FnOnce(&Process, &Config) -> Result<Bucket>,
+    ) -> Result<Arc<Self>> {
         let process = Process::current()?;
         let slot = process.slot(path);
         let mut open = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = open.upgrade().filter(|found| !found.is_fenced() && found.is_in_place()) {
             return if *found.config() == config { Ok(found) } else { Err(other_configuration(&found, &config)) };
         }
-        let database = Self::prepare(path, config, &process)?;
+        let bucket = connect(&process, &config)?;
+        let database = Self::prepare(path, config, bucket, &process)?;
         database.synchronize(host).map_err(|error| {
             let (name, location, id) = (database.name(), database.bucket().location(), &database.config().database_id);
             error.context(format_args!("{name} can't be opened with {location}/{id}"))
@@ -50,8 +70,7 @@ impl Database {
         Process::find(path)
     }
 
-    fn prepare(path: &Path, config: Config, process: &Arc<Process>) -> Result<Self> {
-        let bucket = process.block_on(Bucket::connect(&config.location, process.transport()))?;
+    fn prepare(path: &Path, config: Config, bucket: Bucket, process: &Arc<Process>) -> Result<Self> {
         let history = History::new(bucket, config.database_id.clone());
         let state = StateFile::open(path)
             .map_err(|error| Error::disk(format_args!("{}{}", path.display(), crate::state::SUFFIX), &error))?;
