@@ -9,6 +9,7 @@
 //!
 //! Keys and bytes are described in `docs/format.md`.
 
+mod chain;
 mod error;
 mod history;
 mod id;

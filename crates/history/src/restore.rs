@@ -14,6 +14,7 @@ use bottomless_ltx::{Checksum, DecodeError, PageSize, Position, RunningChecksum,
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
+use crate::chain::Chain;
 use crate::object::{Opened, Run};
 use crate::target::Target;
 use crate::{Damage, Entry, History, HistoryError, Plan, PlanError};
@@ -82,13 +83,6 @@ pub struct Restored {
     pub bytes: u64,
 }
 
-/// What the object before the one that was applied must have left.
-struct Continued {
-    key: String,
-    min: Txid,
-    before: Option<Checksum>,
-}
-
 /// How an object is applied.
 struct Worker<'a> {
     history: &'a History,
@@ -133,17 +127,12 @@ impl History {
 
         let mut newest: Option<Newest> = None;
         let mut limit = u32::MAX;
-        let mut continued: Option<Continued> = None;
+        let mut chain = Chain::default();
         let mut complete = false;
         while let Some((entry, whole)) = objects.try_next().await? {
             let object = self.open(entry, whole).await?;
-            check_chain(continued.as_ref(), entry, &object)?;
+            chain.precede(entry, &object)?;
             limit = limit.min(object.header.size_in_pages);
-            continued = Some(Continued {
-                key: object.key.clone(),
-                min: entry.name.min,
-                before: object.header.database.map(|database| database.before),
-            });
             complete = object.holds_every_page();
             let target = match &newest {
                 Some(newest) => Arc::clone(&newest.target),
@@ -164,8 +153,8 @@ impl History {
             return restored_already(plan, options.base.as_ref());
         };
         let base = options.base.as_ref();
-        if let (Some(continued), false) = (&continued, complete) {
-            check_chain_to_base(continued, base)?;
+        if !complete {
+            chain.begin_at(base.map_or(Position::EMPTY, |base| base.position))?;
         }
         let bytes = worker.finish();
         let base = base.filter(|base| base.page_size == newest.target.page_size());
@@ -356,31 +345,4 @@ fn restored_already(plan: &Plan, base: Option<&Base>) -> Result<Restored, Histor
         last_object: None,
         bytes: 0,
     })
-}
-
-/// Whether the object that was applied before, a newer one, continues this one.
-fn check_chain(newer: Option<&Continued>, entry: &Entry, object: &Opened) -> Result<(), HistoryError> {
-    let Some(newer) = newer.filter(|newer| newer.min.prev() == entry.name.max) else {
-        return Ok(());
-    };
-    match (newer.before, object.header.database) {
-        (Some(before), Some(database)) if before != database.after => {
-            let (previous, after) = (object.key.clone(), database.after);
-            Err(HistoryError::damaged(&newer.key, Damage::Chain { before, previous, after }))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Whether the oldest object continues the base, or nothing.
-fn check_chain_to_base(oldest: &Continued, base: Option<&Base>) -> Result<(), HistoryError> {
-    let position = base.map_or(Position::EMPTY, |base| base.position);
-    match oldest.before {
-        Some(before) if oldest.min.prev() == position.txid && before != position.checksum => {
-            let previous = format!("the local database at TXID {}", position.txid);
-            let after = position.checksum;
-            Err(HistoryError::damaged(&oldest.key, Damage::Chain { before, previous, after }))
-        }
-        _ => Ok(()),
-    }
 }
