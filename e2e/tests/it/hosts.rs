@@ -52,7 +52,8 @@ fn a_program_that_ends_without_closing_loses_nothing() {
             assert_eq!(code, Some(0), "{host:?}, {mode}: {errors}");
             let mut again = world.open(host);
             assert_eq!(again.number("SELECT count(*) FROM t"), 1);
-            commits_once(&world, &mut again, "INSERT INTO t VALUES(2)");
+            again.sql("INSERT INTO t VALUES(2)");
+            commits_once(&world, &mut again, "INSERT INTO t VALUES(3)");
             world.assert_restores_equal(&mut again);
         }
     }

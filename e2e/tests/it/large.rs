@@ -77,6 +77,7 @@ fn a_transaction_of_a_gigabyte_in_mode_delete() {
 
 /// The page that holds byte 1,073,741,824 is never stored; the pages around it are.
 #[test]
+#[ignore = "heavy"]
 fn a_database_crosses_the_lock_page() {
     let mut world = World::new("lockpage");
     world.set("LIBSQL_BOTTOMLESS_TIMEOUT", 120);

@@ -34,8 +34,9 @@ fn rollbacks_failures_and_reads_upload_nothing() {
                 "BEGIN; UPDATE t SET v = randomblob(400); ROLLBACK",
                 "BEGIN IMMEDIATE; COMMIT",
                 "BEGIN EXCLUSIVE; COMMIT",
-                "BEGIN; SAVEPOINT a; DELETE FROM t; ROLLBACK TO a; COMMIT",
-                "SAVEPOINT a; DELETE FROM t; ROLLBACK TO a; RELEASE a",
+                "BEGIN; SAVEPOINT a; DELETE FROM t; ROLLBACK TO a",
+                "ROLLBACK",
+                "BEGIN; SAVEPOINT a; INSERT INTO t(v) VALUES(7); ROLLBACK TO a; RELEASE a; ROLLBACK",
                 "INSERT INTO t(v) SELECT v FROM t",
                 "INSERT INTO t(id, v) VALUES(100000, 'x'), (1, 'y')",
                 "SELECT count(*), sum(length(v)) FROM t",
@@ -55,6 +56,27 @@ fn rollbacks_failures_and_reads_upload_nothing() {
             commits_once(&world, &mut session, "INSERT INTO t(v) VALUES('after')");
             world.assert_restores_equal(&mut session);
         }
+    }
+}
+
+/// SQLite commits what `ROLLBACK TO` left of a transaction: with a rollback journal that is page 1 with its change
+/// counter, which the local file then has, with a WAL nothing.
+#[test]
+fn a_commit_after_rollback_to_has_no_more_than_the_change_counter() {
+    for mode in ["DELETE", "TRUNCATE", "PERSIST", "MEMORY", "WAL"] {
+        let (world, mut session) = filled("rollback-to", mode, Host::Newest);
+        let last = world.last();
+        world.proxy.clear();
+        session.sql("BEGIN; SAVEPOINT a; DELETE FROM t; ROLLBACK TO a; COMMIT");
+        let requests = world.proxy.requests();
+        if mode == "WAL" {
+            assert!(requests.is_empty(), "{requests:#?}");
+        } else {
+            assert_eq!(world.last(), last + 1, "{mode}");
+            assert_eq!(requests.len(), 1, "{mode}: {requests:#?}");
+            assert!(requests[0].body_bytes < 4096, "{mode}: one page, not {} bytes", requests[0].body_bytes);
+        }
+        world.assert_restores_equal(&mut session);
     }
 }
 
@@ -154,6 +176,7 @@ fn the_playback_of_a_hot_journal_uploads_nothing() {
     let mut again = world.open(Host::Newest);
     assert_eq!(again.number("SELECT count(*) FROM t WHERE length(v) = 500"), 200);
     assert_eq!(world.objects(), objects);
-    commits_once(&world, &mut again, "INSERT INTO t(v) VALUES('after')");
+    again.sql("INSERT INTO t(v) VALUES('after')");
+    commits_once(&world, &mut again, "INSERT INTO t(v) VALUES('and on')");
     world.assert_restores_equal(&mut again);
 }

@@ -55,6 +55,8 @@ fn an_empty_or_missing_file_is_filled_from_the_bucket() {
             let mut session = world.open(host);
             assert_eq!(rows(&mut session), ["in the bucket"]);
             assert_eq!(world.objects(), objects, "a restore writes nothing to the bucket");
+            // The first commit with a new local state proves the bucket.
+            session.sql("INSERT INTO t VALUES('proof')");
             commits_once(&world, &mut session, "INSERT INTO t VALUES('after')");
             world.assert_restores_equal(&mut session);
         }
@@ -131,6 +133,7 @@ fn an_older_position_is_caught_up() {
             let mut session = world.open(Host::Newest);
             assert_eq!(rows(&mut session), ["in the bucket", "later"], "{mode}, state {keep_state}");
             assert_eq!(world.objects(), objects);
+            session.sql("INSERT INTO t VALUES('proof')");
             commits_once(&world, &mut session, "INSERT INTO t VALUES('after')");
             world.assert_restores_equal(&mut session);
         }

@@ -8,7 +8,7 @@ use bottomless_e2e::{Host, Session, World, shell};
 use crate::commit::{MODES, commits_once};
 
 /// What the configured timeout is in these tests, and how much later an answer is still in time on a busy machine.
-const TIMEOUT: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug)]

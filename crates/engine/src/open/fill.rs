@@ -1,7 +1,7 @@
 //! A local file from the bucket: into a temporary file, verified, renamed into place.
 
 use std::fs::{self, File};
-use std::io::{self, Seek, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use bottomless_ltx::{Checksum, PageNumber, Position};
 
 use crate::database::{Database, Untouched, with_suffix};
 use crate::error::{Error, ErrorKind, Result};
-use crate::local::{Host, MainFile};
+use crate::local::{Host, LocalReader, MainFile, PageSource};
 use crate::state::Record;
 
 /// What is added to the database's file name while it is filled. Only the process that has the local state for itself
@@ -20,7 +20,7 @@ const SUFFIX: &str = "-bottomless-fill";
 /// Files that belong to a database that is gone when they lie beside an empty or replaced one.
 const STALE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-const COPY_CHUNK: usize = 1 << 20;
+const COPY_BUFFER: usize = 1 << 20;
 
 impl Database {
     /// Fills an empty or missing local file.
@@ -68,10 +68,7 @@ impl Database {
         let restored = (|| {
             let base = match base {
                 None => None,
-                Some((position, main)) => {
-                    copy(main, &mut file).map_err(disk)?;
-                    Some(self.base_at(position)?)
-                }
+                Some((position, main)) => Some(self.copy_base(position, main, &mut file)?),
             };
             let from = base.as_ref().map(|base| base.position.txid);
             let plan = listing.plan(from.unwrap_or_default(), None).map_err(HistoryError::from)?;
@@ -94,15 +91,25 @@ impl Database {
         }
     }
 
-    /// The local file as the record knows it.
-    fn base_at(&self, position: Position) -> Result<Base> {
-        let record = self.record()?;
-        let mut known = self.page_checksums();
-        let checksum = |page| known.get(page).map_err(|e| self.state_error(&e));
-        let pages: Result<Vec<Option<Checksum>>> =
-            (1..=record.size_in_pages).filter_map(PageNumber::new).map(checksum).collect();
-        let page_size = record.page_size.ok_or_else(|| Error::new(ErrorKind::Damaged, "no page size is known"))?;
-        Ok(Base { position, page_size, page_checksums: pages? })
+    /// Copies the local file, and makes sure that it is what the position says.
+    fn copy_base(&self, position: Position, main: &mut dyn MainFile, to: &mut File) -> Result<Base> {
+        let disk = |e: io::Error| self.disk(self.path(), &e);
+        let mut reader = LocalReader::open(main, self.wal_path()).map_err(disk)?.ok_or_else(changed)?;
+        let page_size = reader.page_size();
+        let mut content = vec![0; page_size.bytes()];
+        let mut total = Checksum::EMPTY;
+        let mut page_checksums = Vec::new();
+        let mut out = BufWriter::with_capacity(COPY_BUFFER, to);
+        for page in (1..=reader.size_in_pages()).filter_map(PageNumber::new) {
+            reader.read_page(page, &mut content).map_err(disk)?;
+            out.write_all(&content).map_err(disk)?;
+            let checksum = Some(page).filter(|page| *page != page_size.lock_page());
+            let checksum = checksum.map(|page| Checksum::of_page(page, &content));
+            total = checksum.map_or(total, |checksum| total.toggle(checksum));
+            page_checksums.push(checksum);
+        }
+        out.flush().map_err(disk)?;
+        if total == position.checksum { Ok(Base { position, page_size, page_checksums }) } else { Err(changed()) }
     }
 
     fn put_in_place(&self, path: &Path, restored: &Restored) -> Result<()> {
@@ -146,15 +153,9 @@ impl Database {
     }
 }
 
-fn copy(main: &mut dyn MainFile, to: &mut File) -> io::Result<()> {
-    let size = main.size()?;
-    let mut chunk = vec![0; COPY_CHUNK];
-    let mut offset = 0;
-    while offset < size {
-        let length = usize::try_from(size - offset).unwrap_or(COPY_CHUNK).min(COPY_CHUNK);
-        main.read_at(&mut chunk[..length], offset)?;
-        to.write_all(&chunk[..length])?;
-        offset += length as u64;
-    }
-    to.rewind()
+fn changed() -> Error {
+    Error::new(
+        ErrorKind::Busy,
+        "the local file was changed by another program while it was being caught up; open it again",
+    )
 }
