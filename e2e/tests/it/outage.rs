@@ -28,9 +28,14 @@ impl Outage {
 
 fn filled(name: &str, mode: &str, host: Host) -> (World, Session) {
     let mut world = World::new(name);
+    // The proof before the first commit takes SeaweedFS seconds at times: it makes simultaneous creators wait.
+    world.set("LIBSQL_BOTTOMLESS_TIMEOUT", 60);
+    let mut first = world.open(host);
+    first.sql(&format!("PRAGMA journal_mode = {mode}; CREATE TABLE t(v); INSERT INTO t VALUES('before')"));
+    first.close(0).unwrap();
     world.set("LIBSQL_BOTTOMLESS_TIMEOUT", TIMEOUT.as_secs());
     let mut session = world.open(host);
-    session.sql(&format!("PRAGMA journal_mode = {mode}; CREATE TABLE t(v); INSERT INTO t VALUES('before')"));
+    session.sql(&format!("PRAGMA journal_mode = {mode}"));
     (world, session)
 }
 
