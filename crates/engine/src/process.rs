@@ -13,8 +13,6 @@ use tokio::runtime::{Builder, Runtime};
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Threads that drive the connections of all databases. The calling thread runs the request itself.
-const WORKERS: usize = 2;
 /// Threads that read, decompress and checksum at restore.
 const BLOCKING_THREADS: usize = 8;
 
@@ -54,8 +52,9 @@ impl Process {
     }
 
     fn new(id: u32) -> io::Result<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(WORKERS)
+        // The calling thread drives its request and the connections itself: a commit waits for no other thread to wake
+        // up. Where several threads wait, one of them drives the connections of all.
+        let runtime = Builder::new_current_thread()
             .max_blocking_threads(BLOCKING_THREADS)
             .thread_name("bottomless")
             .enable_all()
@@ -73,7 +72,13 @@ impl Process {
     }
 
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
-        self.runtime.block_on(future)
+        self.runtime.block_on(async {
+            // Between two requests nobody drives the connections. The first pause hears of those that the service has
+            // closed meanwhile, the second lets them go, before the request takes one.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            future.await
+        })
     }
 
     pub(crate) fn slot(&self, path: &Path) -> Slot {
