@@ -1,5 +1,6 @@
 //! Clocks.
 
+use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970-01-01 UTC.
@@ -10,7 +11,10 @@ pub(crate) fn milliseconds(time: SystemTime) -> i64 {
 
 /// Identifies this boot of the machine; zeros where the kernel does not say.
 pub(crate) fn boot_id() -> [u8; 16] {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    u128::from_str_radix(&digits, 16).unwrap_or_default().to_be_bytes()
+    static BOOT_ID: LazyLock<[u8; 16]> = LazyLock::new(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+        u128::from_str_radix(&digits, 16).unwrap_or_default().to_be_bytes()
+    });
+    *BOOT_ID
 }

@@ -14,7 +14,7 @@ use super::{FRAME_HEADER, FrameNumber, Geometry, WAL_HEADER, be32, page_size_of}
 pub enum Observed {
     /// Nothing that concerns a commit.
     Other,
-    /// The first frame of a transaction.
+    /// The file's header, or the first frame of a transaction.
     Begin,
     /// The page of a commit frame: when this write is done, SQLite takes the transaction for written.
     Commit {
@@ -81,7 +81,7 @@ impl WalTracker {
     pub fn observe(&mut self, offset: u64, data: &[u8]) -> Observed {
         if offset == 0 && data.len() >= WAL_HEADER {
             self.adopt_header(data);
-            return Observed::Other;
+            return Observed::Begin;
         }
         let Some(geometry) = self.geometry else {
             return Observed::Other;
@@ -154,7 +154,7 @@ mod tests {
             let mut header = [0; WAL_HEADER];
             header[..4].copy_from_slice(&0x377f_0683_u32.to_be_bytes());
             header[8..12].copy_from_slice(&512_u32.to_be_bytes());
-            assert_eq!(tracker.observe(0, &header), Observed::Other);
+            assert_eq!(tracker.observe(0, &header), Observed::Begin);
             Self { tracker, geometry: Geometry(PageSize::new(512).unwrap()) }
         }
 
