@@ -53,7 +53,7 @@ lint: test-tools
 	cd e2e && $(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	cd e2e && $(CARGO) clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items
 	$(DENY) check bans licenses sources
 	$(DENY) --manifest-path e2e/Cargo.toml check bans licenses sources
 
