@@ -215,6 +215,7 @@ fn damaged_local_state_is_rebuilt() {
         ("foreign", |b| *b = b"this is no local state".repeat(1000)),
     ];
     for (name, damage) in damages {
+        println!("the local state is {name}");
         let world = with_history("state", "WAL");
         let mut state = std::fs::read(world.beside("bottomless")).unwrap();
         damage(&mut state);
