@@ -1,0 +1,221 @@
+//! One suite for every kind of bucket: in memory, a folder, and an S3 server over real HTTP, with signed and unsigned
+//! requests.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bottomless_devserver::{Config, Server};
+use bottomless_store::probe::{self, Proof};
+use bottomless_store::{Body, Bucket, CreateOutcome, Location, StoreErrorKind, Transport};
+use object_store::memory::InMemory;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A bucket, and what keeps its store alive.
+struct Place {
+    name: &'static str,
+    bucket: Bucket,
+    _folder: Option<tempfile::TempDir>,
+    server: Option<Server>,
+}
+
+fn location(endpoint: &str) -> Location {
+    Location::new(endpoint.parse().unwrap(), "libsql").unwrap()
+}
+
+async fn places() -> Vec<Place> {
+    let transport = Transport::new().unwrap();
+    let memory = Bucket::from_object_store(Arc::new(InMemory::new()), location("http://localhost:1"));
+    let folder = tempfile::tempdir().unwrap();
+    let in_folder = location(&format!("file://{}", folder.path().display()));
+    Bucket::create_bucket(&in_folder, &transport).await.unwrap();
+    let server = Server::start(Config { address: "127.0.0.1:0".into(), ..Config::default() }).unwrap();
+    let on_server = location(&server.url());
+    Bucket::create_bucket(&on_server, &transport).await.unwrap();
+    vec![
+        Place { name: "memory", bucket: memory, _folder: None, server: None },
+        Place {
+            name: "folder",
+            bucket: Bucket::connect(&in_folder, &transport).await.unwrap(),
+            _folder: Some(folder),
+            server: None,
+        },
+        Place {
+            name: "server",
+            bucket: Bucket::connect(&on_server, &transport).await.unwrap(),
+            _folder: None,
+            server: Some(server),
+        },
+    ]
+}
+
+fn memory(text: &str) -> Body {
+    Body::Memory(text.to_owned().into())
+}
+
+fn file(content: &[u8]) -> Body {
+    let mut file: File = tempfile::tempfile().unwrap();
+    file.write_all(content).unwrap();
+    Body::File { file: Arc::new(file), length: content.len() as u64 }
+}
+
+async fn create(bucket: &Bucket, key: &str, body: &Body) -> CreateOutcome {
+    bucket.create(key, body, SystemTime::now(), TIMEOUT).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_key_is_created_once_from_memory_or_from_a_file() {
+    // Larger than what is read at a time.
+    let large: Vec<u8> = (0..700_001_u32).map(|i| (i % 253) as u8).collect();
+    for Place { name, bucket, .. } in places().await {
+        for (key, body, content) in [
+            ("a db/0000/1.ltx", memory("one"), b"one".to_vec()),
+            ("a db/0000/2.ltx", file(&large), large.clone()),
+            ("a db/0000/3.ltx", memory(""), Vec::new()),
+        ] {
+            assert!(matches!(create(&bucket, key, &body).await, CreateOutcome::Created { .. }), "{name} {key}");
+            assert_eq!(create(&bucket, key, &body).await, CreateOutcome::Exists, "{name} {key}");
+            assert_eq!(create(&bucket, key, &file(b"other")).await, CreateOutcome::Exists, "{name} {key}");
+            assert_eq!(bucket.get(key).await.unwrap(), content, "{name} {key}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_simultaneous_creators_one_wins() {
+    for Place { name, bucket, .. } in places().await {
+        for _ in 0..10 {
+            let proof = probe::conditional_create(&bucket, "db", TIMEOUT).await.unwrap();
+            assert!(matches!(proof, Proof::Proven), "{name}: {proof:?}");
+        }
+        assert_eq!(bucket.list("db", None).await.unwrap(), [], "{name}: the probe leaves nothing behind");
+    }
+}
+
+#[tokio::test]
+async fn a_listing_is_in_order_and_begins_where_it_is_told() {
+    for Place { name, bucket, .. } in places().await {
+        for key in ["db/0001/a", "db/0000/2", "db/0000/10", "db/0000/1", "db-2/0000/1", "db.x", "d/1"] {
+            create(&bucket, key, &memory(key)).await;
+        }
+        let keys = |objects: Vec<bottomless_store::Object>| objects.into_iter().map(|o| o.key).collect::<Vec<_>>();
+        let all = keys(bucket.list("db", None).await.unwrap());
+        assert_eq!(all, ["db/0000/1", "db/0000/10", "db/0000/2", "db/0001/a"], "{name}");
+        let some = keys(bucket.list("db", Some("db/0000/10")).await.unwrap());
+        assert_eq!(some, ["db/0000/2", "db/0001/a"], "{name}");
+        assert_eq!(bucket.folders("").await.unwrap(), ["d", "db", "db-2"], "{name}");
+        assert_eq!(bucket.folders("db").await.unwrap(), ["0000", "0001"], "{name}");
+        assert_eq!(bucket.list("nothing", None).await.unwrap(), [], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn parts_of_an_object_are_read() {
+    for Place { name, bucket, .. } in places().await {
+        create(&bucket, "k", &memory("0123456789")).await;
+        assert_eq!(bucket.get_range("k", 2..5).await.unwrap(), "234", "{name}");
+        assert_eq!(bucket.get_range("k", 8..50).await.unwrap(), "89", "{name}");
+        let (end, object) = bucket.get_end("k", 3).await.unwrap();
+        assert_eq!((&end[..], object.size), (&b"789"[..], 10), "{name}");
+        assert_eq!(bucket.get_end("k", 30).await.unwrap().0, "0123456789", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_e_tag_is_the_same_wherever_it_is_told() {
+    for Place { name, bucket, .. } in places().await {
+        let CreateOutcome::Created { e_tag } = create(&bucket, "db/k", &memory("x")).await else { panic!("{name}") };
+        let listed = bucket.list("db", None).await.unwrap().remove(0).e_tag;
+        assert_eq!(e_tag, listed, "{name}");
+        assert!(e_tag.is_some_and(|tag| !tag.contains('"')), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_told_apart() {
+    for Place { name, bucket, .. } in places().await {
+        assert_eq!(bucket.get("db/none").await.unwrap_err().kind(), StoreErrorKind::NotFound, "{name}");
+        bucket.delete("db/none").await.unwrap();
+        create(&bucket, "db/k", &memory("x")).await;
+        bucket.delete("db/k").await.unwrap();
+        assert_eq!(bucket.get("db/k").await.unwrap_err().kind(), StoreErrorKind::NotFound, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn counters_say_what_went_over_the_wire() {
+    for Place { name, bucket, server, .. } in places().await {
+        let before = bucket.counters();
+        if let Some(server) = &server {
+            server.reset_log();
+        }
+        create(&bucket, "db/1", &memory("four")).await;
+        create(&bucket, "db/2", &file(b"eight by")).await;
+        bucket.get("db/1").await.unwrap();
+        bucket.list("db", None).await.unwrap();
+        bucket.delete("db/1").await.unwrap();
+        let after = bucket.counters();
+        let counted = [
+            after.put - before.put,
+            after.get - before.get,
+            after.list - before.list,
+            after.head - before.head,
+            after.delete - before.delete,
+        ];
+        assert_eq!(counted, [2, 1, 1, 0, 1], "{name}");
+        assert_eq!(after.bytes_up - before.bytes_up, 12, "{name}");
+        if let Some(server) = &server {
+            let methods: Vec<String> = server.requests().iter().map(|r| r.method.to_string()).collect();
+            assert_eq!(methods, ["PUT", "PUT", "GET", "GET", "DELETE"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_bucket_is_named_as_such() {
+    let transport = Transport::new().unwrap();
+    let server = Server::start(Config { address: "127.0.0.1:0".into(), ..Config::default() }).unwrap();
+    let bucket = Bucket::connect(&location(&server.url()), &transport).await.unwrap();
+    for error in [
+        bucket.list("db", None).await.unwrap_err(),
+        bucket.create("db/k", &memory("x"), SystemTime::now(), TIMEOUT).await.unwrap_err(),
+        bucket.create("db/k", &file(b"x"), SystemTime::now(), TIMEOUT).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), StoreErrorKind::NoSuchBucket, "{error}");
+        assert!(error.to_string().contains("create-bucket"), "{error}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = location(&format!("file://{}/x", folder.path().display()));
+    let error = Bucket::connect(&nowhere, &transport).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::NoSuchBucket, "{error}");
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_unreachable_and_nothing_was_sent() {
+    // A port that was free a moment ago, and of which nobody is told.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let bucket = Bucket::connect(&location(&format!("http://{free}")), &Transport::new().unwrap()).await.unwrap();
+    for body in [memory("x"), file(b"x")] {
+        let error = bucket.create("k", &body, SystemTime::now(), TIMEOUT).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Unreachable, "{error}");
+        assert!(!error.kind().may_have_landed());
+    }
+    assert_eq!(bucket.list("db", None).await.unwrap_err().kind(), StoreErrorKind::Unreachable);
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_answer_leaves_the_outcome_open() {
+    // Connections are accepted by the kernel, and never answered.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let bucket = Bucket::connect(&location(&endpoint), &Transport::new().unwrap()).await.unwrap();
+    for body in [memory("x"), file(b"x")] {
+        let short = Duration::from_millis(200);
+        let error = bucket.create("k", &body, SystemTime::now(), short).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Interrupted, "{error}");
+        assert!(error.kind().may_have_landed());
+    }
+}
