@@ -14,6 +14,7 @@ use super::spool::Spool;
 use crate::clock::milliseconds;
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
+use crate::local::PageSource;
 use crate::state::{PageChecksums, Record};
 
 /// The limit of one PUT.
@@ -65,24 +66,28 @@ fn candidates(record: &Record, change: &Change<'_>, base: &Base) -> RoaringBitma
     pages
 }
 
-fn read(change: &mut Change<'_>, page: PageNumber, content: &mut [u8]) -> Result<Checksum> {
-    change
-        .source
+fn read(source: &mut dyn PageSource, page: PageNumber, content: &mut [u8]) -> Result<Checksum> {
+    source
         .read_page(page, content)
         .map_err(|error| Error::disk(format_args!("page {} could not be read back", page.get()), &error))?;
     Ok(Checksum::of_page(page, content))
 }
 
 impl Database {
-    /// True if anything differs from the last transaction.
-    pub(super) fn differs(&self, record: &Record, change: &mut Change<'_>, base: &Base) -> Result<bool> {
-        if change.size_in_pages != record.size_in_pages || base.all {
+    /// True if anything differs from what the local state knows.
+    pub(super) fn differs(&self, record: &Record, change: &mut Change<'_>) -> Result<bool> {
+        // Of a record that owes all, the page size is that of the bucket.
+        let page_size = record.page_size.filter(|_| !record.owes_all).unwrap_or(change.page_size);
+        if change.size_in_pages != record.size_in_pages || change.page_size != page_size {
             return Ok(true);
         }
         let mut known = self.page_checksums();
         let mut content = vec![0; change.page_size.bytes()];
-        for page in candidates(record, change, base).iter().filter_map(PageNumber::new) {
-            let checksum = read(change, page, &mut content)?;
+        for page in change.written.iter().filter_map(PageNumber::new) {
+            if page.get() > change.size_in_pages || page == change.page_size.lock_page() {
+                continue;
+            }
+            let checksum = read(change.source, page, &mut content)?;
             if self.known(&mut known, page)? != Some(checksum) {
                 return Ok(true);
             }
@@ -114,7 +119,7 @@ impl Database {
         let mut content = vec![0; change.page_size.bytes()];
         let mut pages = Vec::new();
         for page in candidates(record, change, base).iter().filter_map(PageNumber::new) {
-            let checksum = read(change, page, &mut content)?;
+            let checksum = read(change.source, page, &mut content)?;
             if !base.all {
                 let old = self.known(&mut known, page)?.filter(|_| page.get() <= record.size_in_pages);
                 if old == Some(checksum) && !base.forced.contains(page.get()) {
@@ -162,6 +167,11 @@ impl Database {
             position: Position { txid, checksum: after },
             pages,
         }))
+    }
+
+    /// True if the page checksums are those of the position, so that the next database checksum can stand on them.
+    pub(crate) fn adds_up(&self, record: &Record) -> Result<bool> {
+        Ok(self.recount(record, &mut self.page_checksums())? == record.position.checksum)
     }
 
     /// The checksum of all pages that the local state knows.

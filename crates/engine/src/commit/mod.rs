@@ -63,7 +63,20 @@ impl Database {
     /// # Errors
     /// The transaction is not in the bucket, or nobody can know; either way SQLite must roll back.
     pub fn commit(&self, change: &mut Change<'_>) -> Result<Outcome> {
-        let result = self.try_commit(change);
+        let result = match self.is_playback(change) {
+            Ok(true) => Ok(Outcome::Unchanged),
+            Ok(false) => self.try_commit(change),
+            Err(error) => Err(error),
+        };
+        self.noted(result)
+    }
+
+    /// As [`Database::commit`], where no journal can be played back: what the record owes is published.
+    pub(crate) fn publish(&self, change: &mut Change<'_>) -> Result<Outcome> {
+        self.noted(self.try_commit(change))
+    }
+
+    fn noted(&self, result: Result<Outcome>) -> Result<Outcome> {
         if let Err(error) = &result {
             self.note_error(error);
         }

@@ -19,6 +19,25 @@ use crate::state::{Intent, Record};
 const ROUNDS: usize = 4;
 
 impl Database {
+    /// True if the change puts back what was there: the playback of a journal writes pages too. It must not need the
+    /// network, and neither a fence nor an open outcome may hold it up. Without these, that nothing differs shows by
+    /// itself.
+    pub(super) fn is_playback(&self, change: &mut Change<'_>) -> Result<bool> {
+        let mut record = self.record()?;
+        let is_open = record.intent.is_some() || record.owes_all || self.is_fenced();
+        // A WAL knows no playback. What equals the record there may undo a transaction that SQLite has committed and
+        // nobody has confirmed; outside of a WAL the change counter tells the two apart.
+        if !is_open || self.has_wal() || self.differs(&record, change)? {
+            return Ok(false);
+        }
+        self.settle_writing(&mut record)?;
+        Ok(true)
+    }
+
+    fn has_wal(&self) -> bool {
+        std::fs::metadata(self.wal_path()).is_ok_and(|wal| wal.len() > 0)
+    }
+
     pub(super) fn try_commit(&self, change: &mut Change<'_>) -> Result<Outcome> {
         self.refuse_if_fenced()?;
         let deadline = Instant::now() + self.config().timeout;
@@ -30,12 +49,7 @@ impl Database {
             recount: false,
         };
         if let Some(intent) = record.intent {
-            // The playback of a journal writes pages too, and must not need the network.
-            if !self.differs(&record, change, &base)? {
-                self.settle_writing(&mut record)?;
-                return Ok(Outcome::Unchanged);
-            }
-            base = self.settle(&record, &intent, base, left(deadline))?;
+            base = self.settle(&record, &intent, base, deadline)?;
         }
         for _ in 0..ROUNDS {
             let writer = match record.intent.filter(|intent| intent.txid == base.position.txid.next()) {
@@ -65,7 +79,12 @@ impl Database {
                         pages: draft.pages,
                     }));
                 }
-                Published::Earlier(header) => base = self.base_on(&header, base, left(deadline))?,
+                Published::Earlier(header) => {
+                    // What is there is a transaction that was reported as failed, whatever becomes of this one.
+                    record.intent = record.intent.map(|intent| Intent { refused: true, ..intent });
+                    self.write_record(&record)?;
+                    base = self.base_on(&header, base, deadline)?;
+                }
                 Published::Fenced(header) => return Err(self.fence(&header)),
                 Published::Refused(error) => {
                     // Surely not stored; an earlier try that is still open stays open.
@@ -88,32 +107,32 @@ impl Database {
     }
 
     /// Finds out what became of a commit whose outcome is open.
-    fn settle(&self, record: &Record, intent: &Intent, base: Base, timeout: Duration) -> Result<Base> {
+    fn settle(&self, record: &Record, intent: &Intent, base: Base, deadline: Instant) -> Result<Base> {
         let mut base = base;
         // An intent further ahead stands on transactions of ours that are known to have landed.
         while base.position.txid.next() < intent.txid {
             let name = ObjectName::log(base.position.txid.next());
-            let ends = self.within(timeout, find_ends(self.history(), name))?;
+            let ends = self.within(left(deadline), find_ends(self.history(), name))?;
             let header = ends.ok_or_else(|| self.missing(name))?.header;
-            base = self.base_on(&header, base, timeout)?;
+            base = self.base_on(&header, base, deadline)?;
         }
         if intent.txid <= record.position.txid {
             return Ok(base);
         }
-        let found = self.within(timeout, look(self.history(), intent.txid, intent.writer))?;
+        let found = self.within(left(deadline), look(self.history(), intent.txid, intent.writer))?;
         match found {
             // It may still arrive; the create of the same transaction id decides.
             Found::Nothing => Ok(base),
-            Found::Ours { header, .. } => self.base_on(&header, base, timeout),
+            Found::Ours { header, .. } => self.base_on(&header, base, deadline),
             Found::Others(header) => Err(self.fence(&header)),
         }
     }
 
     /// The next transaction stands on one of ours that SQLite has not committed, or not surely: it carries all pages
     /// that that one touched, with their local content.
-    fn base_on(&self, header: &Header, base: Base, timeout: Duration) -> Result<Base> {
+    fn base_on(&self, header: &Header, base: Base, deadline: Instant) -> Result<Base> {
         let name = ObjectName::log(header.max_txid);
-        let pages = self.within(timeout, self.history().pages(name))?;
+        let pages = self.within(left(deadline), self.history().pages(name))?;
         let mut forced: RoaringBitmap = pages.into_iter().map(PageNumber::get).collect();
         forced |= &base.forced;
         // What it cut off was in the bucket's pages before it, and is not there after it.

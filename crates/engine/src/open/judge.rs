@@ -1,7 +1,7 @@
 //! The one process that has the database: it compares the local file with the bucket and brings them together.
 
 use bottomless_history::{Entry, Listing, ObjectName};
-use bottomless_ltx::{Checksum, PageNumber, Position, Txid};
+use bottomless_ltx::{Checksum, Header, PageNumber, Position, Txid};
 use roaring::RoaringBitmap;
 
 use crate::commit::publish::find_ends;
@@ -10,7 +10,7 @@ use crate::config::InitialReplication;
 use crate::database::{Database, Untouched};
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::{Host, LocalReader};
-use crate::state::{Intent, Record};
+use crate::state::Record;
 
 /// What the local file holds.
 struct Local {
@@ -40,15 +40,17 @@ enum Then {
     Nothing,
     CatchUp(Position),
     Refill,
+    /// The playback of a journal has emptied the local file.
+    Empty,
 }
 
 impl Database {
     pub(super) fn synchronize_alone(&self, host: &dyn Host) -> Result<()> {
         let record = self.find_record()?;
         if self.local_size()? == 0 {
-            return self.synchronize_empty(host);
+            return self.synchronize_empty(host, record.as_ref());
         }
-        let known = record.filter(|record| record.page_size.is_some());
+        let known = self.trusted(record.clone())?;
         let after = known.as_ref().map(|record| record.position.txid.prev()).filter(|txid| *txid > Txid::ZERO);
         let listing = self.list(after)?;
         if let Some(record) = known.as_ref().filter(|record| record.is_settled())
@@ -63,9 +65,8 @@ impl Database {
         let mut then = Then::Nothing;
         host.with_write_lock(&mut |main| {
             let disk = |e: std::io::Error| Error::disk(self.name(), &e);
-            // The playback of a journal may have emptied it.
             then = if main.size().map_err(disk)? == 0 {
-                Then::Refill
+                Then::Empty
             } else {
                 let reader = LocalReader::open(main, self.wal_path()).map_err(disk)?;
                 self.bring_together(known.clone(), &listing, reader.ok_or_else(|| self.no_database())?)?
@@ -75,18 +76,39 @@ impl Database {
         match then {
             Then::Nothing => self.try_end_change(Untouched::default()).map_err(|error| self.state_error(&error)),
             Then::CatchUp(from) => self.catch_up(host, &listing, from),
-            Then::Refill if listing.is_empty() => self.synchronize_empty(host),
             Then::Refill => self.refill(host, &listing),
+            Then::Empty => self.synchronize_empty(host, record.as_ref()),
         }
     }
 
-    fn synchronize_empty(&self, host: &dyn Host) -> Result<()> {
+    /// The record of a local file that is not empty, if its page checksums are whole. A commit that was cut off may have
+    /// left them in the middle; then all pages are compared.
+    fn trusted(&self, record: Option<Record>) -> Result<Option<Record>> {
+        let Some(record) = record.filter(|record| record.page_size.is_some()) else {
+            return Ok(None);
+        };
+        let is_whole = record.intent.is_some() || record.owes_all || self.adds_up(&record)?;
+        Ok(Some(record).filter(|_| is_whole))
+    }
+
+    fn synchronize_empty(&self, host: &dyn Host, record: Option<&Record>) -> Result<()> {
         let listing = self.list(None)?;
-        if !listing.is_empty() {
+        // A first transaction whose outcome is open: it may still arrive. One that was reported as failed stays away.
+        let first = record.filter(|record| record.position.txid == Txid::ZERO && record.intent.is_some());
+        let kept = match first {
+            Some(_) if listing.is_empty() => first,
+            Some(record) => {
+                let landed = self.landed(record)?;
+                first.filter(|_| ends_with_refused(record, landed.as_ref(), listing.last_txid()))
+            }
+            None => None,
+        };
+        if kept.is_none() && !listing.is_empty() {
             return self.fill(host, &listing);
         }
         self.page_checksums().truncate(0).map_err(|error| self.state_error(&error))?;
-        self.write_record(&Record::fresh(self.identity()))?;
+        let (intent, proven) = (kept.and_then(|record| record.intent), kept.is_some_and(|record| record.proven));
+        self.write_record(&Record { intent, proven, ..Record::fresh(self.identity()) })?;
         self.try_end_change(Untouched::default()).map_err(|error| self.state_error(&error))
     }
 
@@ -124,7 +146,7 @@ impl Database {
                 Ok(Then::Nothing)
             }
             Verdict::OnlyLocal => {
-                self.claim_all(&local, &reader, listing)?;
+                self.claim_all(known.as_ref(), &local, &reader, listing)?;
                 if self.config().initial_replication != InitialReplication::Skip {
                     self.publish_local(&mut reader, RoaringBitmap::new())?;
                 }
@@ -134,10 +156,10 @@ impl Database {
                 match self.config().initial_replication {
                     InitialReplication::Error => return Err(self.conflict(known.as_ref(), &local, &reader, listing)),
                     InitialReplication::Force => {
-                        self.claim_all(&local, &reader, listing)?;
+                        self.claim_all(known.as_ref(), &local, &reader, listing)?;
                         self.publish_local(&mut reader, RoaringBitmap::new())?;
                     }
-                    InitialReplication::Skip => self.claim_all(&local, &reader, listing)?,
+                    InitialReplication::Skip => self.claim_all(known.as_ref(), &local, &reader, listing)?,
                 }
                 Ok(Then::Nothing)
             }
@@ -156,46 +178,32 @@ impl Database {
             return self.look_up(local, listing);
         }
         let changed = self.changed_pages(record, local)?;
-        if let Some(verdict) = self.judge_intent(record, local, &changed, last)? {
-            return Ok(verdict);
+        let landed = self.landed(record)?;
+        if let Some(header) = landed.as_ref().filter(|h| h.database.is_some_and(|d| d.after == local.total)) {
+            // SQLite has committed it, or it changed nothing.
+            let position = Position { txid: header.max_txid, checksum: local.total };
+            return Ok(if position.txid >= last { Verdict::Same(position) } else { Verdict::Behind(position) });
         }
         let position = record.position;
+        let at_end = position.txid == last || ends_with_refused(record, landed.as_ref(), last);
         if changed.is_empty() {
-            return Ok(if position.txid == last { Verdict::Same(position) } else { Verdict::Behind(position) });
+            return Ok(if at_end { Verdict::Same(position) } else { Verdict::Behind(position) });
         }
         // A file that equals an earlier position lost its tail.
         match self.look_up(local, listing)? {
             Verdict::Conflict if self.may_be_torn(record)? => Ok(Verdict::Torn),
-            Verdict::Conflict if position.txid == last => Ok(Verdict::Changed(changed)),
+            Verdict::Conflict if at_end => Ok(Verdict::Changed(changed)),
             verdict => Ok(verdict),
         }
     }
 
-    /// A commit was cut off, or its outcome was not known.
-    fn judge_intent(
-        &self,
-        record: &Record,
-        local: &Local,
-        changed: &RoaringBitmap,
-        last: Txid,
-    ) -> Result<Option<Verdict>> {
+    /// The object of a commit that was cut off, or whose outcome was not known, if it is there and ours.
+    fn landed(&self, record: &Record) -> Result<Option<Header>> {
         let Some(intent) = record.intent.filter(|intent| intent.txid > record.position.txid) else {
             return Ok(None);
         };
-        let timeout = self.config().timeout;
-        let ends = self.within(timeout, find_ends(self.history(), ObjectName::log(intent.txid)))?;
-        let Some(header) = ends.map(|ends| ends.header).filter(|header| header.writer == intent.writer) else {
-            return Ok(None);
-        };
-        let Intent { txid, refused, .. } = intent;
-        let after = header.database.map(|database| database.after);
-        Ok(match (after == Some(local.total), refused) {
-            (true, _) if txid == last => Some(Verdict::Same(Position { txid, checksum: local.total })),
-            (true, _) => Some(Verdict::Behind(Position { txid, checksum: local.total })),
-            // The program was told that it failed, and the local file is without it: the next commit takes it back.
-            (false, true) if changed.is_empty() && txid == last => Some(Verdict::Same(record.position)),
-            _ => None,
-        })
+        let ends = self.within(self.config().timeout, find_ends(self.history(), ObjectName::log(intent.txid)))?;
+        Ok(ends.map(|ends| ends.header).filter(|header| header.writer == intent.writer))
     }
 
     /// The position whose database checksum the local file has.
@@ -253,9 +261,8 @@ impl Database {
             page_size: Some(reader.page_size()),
             size_in_pages: reader.size_in_pages(),
             e_tag: known.e_tag.filter(|_| same),
-            owes_all: false,
-            writing: false,
-            intent: known.intent.filter(|intent| intent.txid > position.txid),
+            proven: known.proven,
+            intent: known.intent.filter(|intent| same && intent.txid > position.txid),
             ..Record::fresh(self.identity())
         })
     }
@@ -273,7 +280,13 @@ impl Database {
     }
 
     /// The next transaction, behind the bucket's last, is to carry the whole local file.
-    fn claim_all(&self, local: &Local, reader: &LocalReader<'_>, listing: &Listing) -> Result<()> {
+    fn claim_all(
+        &self,
+        known: Option<&Record>,
+        local: &Local,
+        reader: &LocalReader<'_>,
+        listing: &Listing,
+    ) -> Result<()> {
         let last = listing.last_txid();
         let header = match ending_at(listing, last) {
             Some(entry) => self.block_on(find_ends(self.history(), entry.name))?.map(|ends| ends.header),
@@ -286,6 +299,9 @@ impl Database {
             page_size: header.map(|header| header.page_size),
             size_in_pages: reader.size_in_pages(),
             owes_all: true,
+            proven: known.is_some_and(|record| record.proven),
+            // One of ours that may still arrive.
+            intent: known.and_then(|record| record.intent).filter(|intent| intent.txid == last.next()),
             ..Record::fresh(self.identity())
         })
     }
@@ -293,7 +309,7 @@ impl Database {
     /// Publishes what differs from the record (all of it, if the record owes that) as the next transaction.
     fn publish_local(&self, reader: &mut LocalReader<'_>, written: RoaringBitmap) -> Result<()> {
         let (page_size, size_in_pages) = (reader.page_size(), reader.size_in_pages());
-        match self.commit(&mut Change { page_size, size_in_pages, written, source: reader })? {
+        match self.publish(&mut Change { page_size, size_in_pages, written, source: reader })? {
             Outcome::Unchanged => Ok(()),
             Outcome::Landed(landed) => self.take_over(&landed).map_err(|error| self.state_error(&error)),
         }
@@ -326,6 +342,15 @@ impl Database {
 /// An object that ends at a position; of several, the one of the log.
 fn ending_at(listing: &Listing, txid: Txid) -> Option<&Entry> {
     listing.entries().iter().find(|entry| entry.name.max == txid)
+}
+
+/// True if the bucket ends with transactions of ours that were reported as failed: the local file is without them, and
+/// the next commit takes them back. `landed` is the object of the intent.
+fn ends_with_refused(record: &Record, landed: Option<&Header>, last: Txid) -> bool {
+    record.intent.filter(|intent| intent.refused).is_some_and(|intent| {
+        // An intent further ahead stands on transactions of ours that are known to have landed.
+        last.next() == intent.txid || (last == intent.txid && landed.is_some())
+    })
 }
 
 impl Record {
