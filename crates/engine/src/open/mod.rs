@@ -96,7 +96,7 @@ impl Database {
 
     /// One LIST: what the bucket holds, or what it holds from `after` on.
     fn list(&self, after: Option<Txid>) -> Result<Listing> {
-        let listing = self.block_on(self.history().list(after))?;
+        let listing = self.within(self.config().timeout, self.history().list(after))?;
         if listing.foreign() > 0 {
             tracing::warn!(
                 database = %self.name(),
