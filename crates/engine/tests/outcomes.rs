@@ -170,8 +170,10 @@ fn a_late_arrival_is_settled_in_every_order() {
     in_parallel(&cases, |case| {
         let mut session = begun(HASTY, 5);
         let store = Arc::clone(&session.store);
+        store.hold_late();
         store.fail(Plan::From(store.next_request(), Fault::Late));
         let told = session.transaction(Edit::Grow, End::Commit);
+        assert_eq!(session.oracle.last(), 2, "it has not arrived");
         assert!(matches!(&told, Told::Failed(error) if error.to_string().contains("not known")), "{told:?}");
         assert!(session.unsettled());
         store.heal();

@@ -153,6 +153,8 @@ struct State {
     /// The requests that failed.
     failed: Vec<(u64, Operation, Fault)>,
     late: Vec<LatePut>,
+    /// What is late waits for [`FaultStore::late_behind`].
+    holds_late: bool,
     creators: HashMap<Path, u32>,
     /// Creates of log objects wait here for each other.
     gate: Option<Arc<Barrier>>,
@@ -187,6 +189,7 @@ impl FaultStore {
             requests: Vec::new(),
             failed: Vec::new(),
             late: Vec::new(),
+            holds_late: false,
             creators: HashMap::new(),
             gate: None,
             read_time: Duration::ZERO,
@@ -229,6 +232,11 @@ impl FaultStore {
     /// Slow reads.
     pub fn read_time(&self, time: Duration) {
         self.state().read_time = time;
+    }
+
+    /// What is late from now on arrives when the test says so.
+    pub fn hold_late(&self) {
+        self.state().holds_late = true;
     }
 
     /// All that is late arrives behind this request.
@@ -312,7 +320,7 @@ impl ObjectStore for FaultStore {
                 } else if fault == Fault::Late {
                     let mut state = self.state();
                     // Behind one of the next requests, and not always the next one.
-                    let due = number + 1 + number % 3;
+                    let due = if state.holds_late { u64::MAX } else { number + 1 + number % 3 };
                     state.late.push(LatePut { due, path: path.clone(), payload, options });
                 }
                 Err(fault.error(path))
