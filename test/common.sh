@@ -36,8 +36,10 @@ configure() {
     fi
 }
 
+# With a database named, ls would fail for want of the database too.
 ensure_bucket() {
-    "$cli" ls >/dev/null 2>&1 || "$cli" create-bucket >/dev/null || fail "there is no bucket to write to"
+    env -u LIBSQL_BOTTOMLESS_DATABASE_ID "$cli" ls >/dev/null 2>&1 || "$cli" create-bucket >/dev/null ||
+        fail "there is no bucket to write to"
 }
 
 # Runs the SQL of standard input on test.db through bottomless. When .open fails, the shell goes on with an empty
