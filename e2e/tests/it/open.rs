@@ -201,30 +201,60 @@ fn a_database_without_local_state_is_adopted() {
 }
 
 /// Damaged local state is rebuilt; it is never an error.
-#[test]
-fn damaged_local_state_is_rebuilt() {
-    type Damage = fn(&mut Vec<u8>);
-    let damages: [(&str, Damage); 4] = [
-        ("empty", Vec::clear),
-        ("cut", |b| b.truncate(b.len() / 2)),
-        ("flipped", |b| {
-            for byte in b.iter_mut().step_by(97) {
-                *byte ^= 0x55;
-            }
-        }),
-        ("foreign", |b| *b = b"this is no local state".repeat(1000)),
-    ];
-    for (name, damage) in damages {
-        println!("the local state is {name}");
-        let world = with_history("state", "WAL");
-        let mut state = std::fs::read(world.beside("bottomless")).unwrap();
+fn rebuilt(damage: impl Fn(&mut Vec<u8>)) {
+    for mode in ["DELETE", "WAL"] {
+        let world = with_history("state", mode);
+        let objects = world.objects();
+        let path = world.beside("bottomless");
+        let whole = std::fs::read(&path).unwrap();
+        let mut state = whole.clone();
         damage(&mut state);
-        std::fs::write(world.beside("bottomless"), state).unwrap();
+        assert!(state != whole, "no damage was done: this shows nothing");
+        std::fs::write(&path, state).unwrap();
         let mut session = world.open(Host::Newest);
-        assert_eq!(rows(&mut session), ["in the bucket"], "{name}");
-        session.sql("INSERT INTO t VALUES('after')");
+        assert_eq!(rows(&mut session), ["in the bucket"], "{mode}");
+        assert_eq!(world.objects(), objects, "{mode}: nothing has changed");
+        session.sql("INSERT INTO t VALUES('proof')");
+        commits_once(&world, &mut session, "INSERT INTO t VALUES('after')");
         world.assert_restores_equal(&mut session);
     }
+}
+
+#[test]
+fn local_state_that_was_emptied_is_rebuilt() {
+    rebuilt(Vec::clear);
+}
+
+#[test]
+fn local_state_that_was_cut_off_is_rebuilt() {
+    // In the record, in the mark, before the page checksums, in them.
+    rebuilt(|state| state.truncate(100));
+    rebuilt(|state| state.truncate(700));
+    rebuilt(|state| state.truncate(state.len() / 2));
+    rebuilt(|state| state.truncate(state.len() - 4));
+}
+
+#[test]
+fn local_state_with_flipped_bits_is_rebuilt() {
+    let flip = |state: &mut Vec<u8>, from: usize, to: usize| {
+        for byte in state[from..to].iter_mut().step_by(97) {
+            *byte ^= 0x55;
+        }
+    };
+    rebuilt(|state| flip(state, 0, state.len()));
+    // The record alone; the mark alone; the page checksums alone, behind a record that is whole.
+    rebuilt(|state| flip(state, 8, 512));
+    rebuilt(|state| flip(state, 520, 1024));
+    rebuilt(|state| flip(state, 4096, state.len()));
+}
+
+#[test]
+fn foreign_local_state_is_rebuilt() {
+    rebuilt(|state| *state = b"this is no local state".repeat(1000));
+    // That of another database, which is whole in itself.
+    let other = with_history("other-state", "DELETE");
+    let content = std::fs::read(other.beside("bottomless")).unwrap();
+    rebuilt(|state| state.clone_from(&content));
 }
 
 /// Another database of the same name here, one with a history there.
