@@ -11,6 +11,9 @@ use crate::commit::{MODES, commits_once};
 const TIMEOUT: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_secs(2);
 
+/// An answer after which nothing is tried again.
+const REFUSAL: Fault = Fault::Status(403);
+
 #[derive(Clone, Copy, Debug)]
 enum Outage {
     Refused,
@@ -56,24 +59,18 @@ fn outage(outage: Outage, mode: &str, host: Host) {
         assert!(took < TIMEOUT + GRACE, "{what}: took {took:?}");
         // SQLITE_IOERR, SQLITE_FULL …: an error that rolls back, not one that asks for a retry of COMMIT.
         assert!(![0, 5, 6, 11].contains(&error.primary()), "{what}: {error:?}");
-        // With no journal SQLite itself can't take anything back.
-        if mode != "OFF" {
-            assert_eq!(session.sql("SELECT v FROM t"), [["before"]], "{what}");
-            assert_eq!(session.number("SELECT count(*) FROM sqlite_schema"), 1, "{what}");
-        }
+        // In mode OFF SQLite can't take anything back: the shim does.
+        assert_eq!(session.sql("SELECT v FROM t"), [["before"]], "{what}");
+        assert_eq!(session.number("SELECT count(*) FROM sqlite_schema"), 1, "{what}");
     }
-    if mode != "OFF" {
-        let output = shell::run_stock(&world, &format!(".open {}\nSELECT v FROM t;", world.id()));
-        assert_eq!(shell::text(&output), "before\n", "{what}: {}", shell::errors(&output));
-    }
+    let output = shell::run_stock(&world, &format!(".open {}\nSELECT v FROM t;", world.id()));
+    assert_eq!(shell::text(&output), "before\n", "{what}: {}", shell::errors(&output));
     assert!(!session.stderr().is_empty(), "{what}: the log says why");
 
     world.proxy.heal();
     session.sql("INSERT INTO t VALUES('after')");
     session.sql("BEGIN; INSERT INTO t VALUES('and on'); COMMIT");
-    if mode != "OFF" {
-        assert_eq!(session.sql("SELECT v FROM t"), [["before"], ["after"], ["and on"]], "{what}");
-    }
+    assert_eq!(session.sql("SELECT v FROM t"), [["before"], ["after"], ["and on"]], "{what}");
     commits_once(&world, &mut session, "INSERT INTO t VALUES('as ever')");
     world.assert_restores_equal(&mut session);
 }
@@ -110,7 +107,7 @@ fn the_store_answers_403() {
 
 #[test]
 fn the_store_is_silent() {
-    for mode in ["DELETE", "WAL", "TRUNCATE", "MEMORY"] {
+    for mode in ["DELETE", "WAL", "TRUNCATE", "MEMORY", "OFF"] {
         outage(Outage::Fault(Fault::Hang), mode, Host::Newest);
     }
 }
@@ -118,7 +115,7 @@ fn the_store_is_silent() {
 /// The object lands, and no reply ever says so: the outcome is unknown, and whoever commits next settles it.
 #[test]
 fn the_store_takes_the_object_and_never_answers() {
-    for mode in ["DELETE", "WAL", "PERSIST"] {
+    for mode in ["DELETE", "WAL", "PERSIST", "MEMORY", "OFF"] {
         outage(Outage::Fault(Fault::LoseReply), mode, Host::Newest);
     }
     outage(Outage::Fault(Fault::LoseReply), "WAL", Host::Python);
@@ -193,20 +190,57 @@ fn reads_go_on_without_the_store() {
     }
 }
 
-/// A large transaction that spilled, refused at its end.
+/// Statements that the store refuses at their end leave the rows and, outside of a WAL, every byte as they were.
+#[track_caller]
+fn taken_back(world: &World, session: &mut Session, mode: &str, begin: &str, end: &str) {
+    let what = format!("{mode}, {begin}, {end}");
+    let file = if mode == "WAL" { world.beside("wal") } else { world.db() };
+    let (rows, before) = (session.sql("SELECT hex(v) FROM t"), std::fs::read(&file).unwrap());
+    world.proxy.fail(REFUSAL);
+    if !begin.is_empty() {
+        session.sql(begin);
+        assert!(std::fs::read(&file).unwrap() != before, "{what}: nothing spilled, so this shows nothing");
+    }
+    session.sql_fails(end);
+    assert!(session.sql("SELECT hex(v) FROM t") == rows, "{what}: the rows are not those of before");
+    assert_eq!(session.value("PRAGMA integrity_check"), "ok", "{what}");
+    assert!(mode == "WAL" || std::fs::read(&file).unwrap() == before, "{what}: the file is not what it was");
+    world.proxy.heal();
+}
+
+/// Large transactions that spilled: one that grows the file, one that overwrites, one that frees pages.
 #[test]
 fn a_spilled_transaction_is_taken_back() {
-    for mode in ["DELETE", "TRUNCATE", "PERSIST", "MEMORY", "WAL"] {
+    for mode in MODES {
         let (world, mut session) = filled("spilled", mode, Host::Newest);
         session.sql("PRAGMA cache_size = 5; INSERT INTO t SELECT zeroblob(200000)");
-        world.proxy.refuse();
-        session.sql_fails("INSERT INTO t SELECT randomblob(400000)");
-        session.sql_fails("UPDATE t SET v = randomblob(300000)");
-        assert_eq!(session.number("SELECT sum(length(v)) FROM t"), 200_006, "{mode}");
-        assert_eq!(session.value("PRAGMA integrity_check"), "ok", "{mode}");
-        world.proxy.heal();
+        for sql in [
+            "INSERT INTO t SELECT randomblob(400000)",
+            "UPDATE t SET v = randomblob(300000)",
+            "UPDATE t SET v = randomblob(190000) WHERE length(v) > 6; DELETE FROM t",
+        ] {
+            taken_back(&world, &mut session, mode, &format!("BEGIN; {sql}"), "COMMIT");
+        }
         session.sql("DELETE FROM t WHERE v = 'before'");
         commits_once(&world, &mut session, "INSERT INTO t VALUES('after')");
+        world.assert_restores_equal(&mut session);
+    }
+}
+
+/// Transactions that make the file smaller, which SQLite does after the commit.
+#[test]
+fn a_transaction_that_shrinks_the_file_is_taken_back() {
+    for mode in MODES {
+        let mut world = World::new("shrink");
+        world.set("LIBSQL_BOTTOMLESS_TIMEOUT", 60);
+        let mut session = world.open(Host::Newest);
+        session.sql(&format!("PRAGMA auto_vacuum = FULL; PRAGMA journal_mode = {mode}; CREATE TABLE t(v)"));
+        session.sql("INSERT INTO t VALUES(zeroblob(300000)), (zeroblob(200000)), ('before'); PRAGMA cache_size = 5");
+        taken_back(&world, &mut session, mode, "", "DELETE FROM t WHERE length(v) > 200000");
+        session.sql("PRAGMA auto_vacuum = NONE; VACUUM; DELETE FROM t WHERE length(v) > 200000");
+        taken_back(&world, &mut session, mode, "", "VACUUM");
+        session.sql("INSERT INTO t VALUES('after'); VACUUM");
+        commits_once(&world, &mut session, "INSERT INTO t VALUES('and on')");
         world.assert_restores_equal(&mut session);
     }
 }
