@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bottomless_history::{History, HistoryError};
-use bottomless_ltx::{Header, RunningChecksum};
+use bottomless_ltx::{Checksum, Header, PageNumber, RunningChecksum, Txid};
 use bottomless_store::Bucket;
 
 use crate::clock::boot_id;
@@ -15,7 +16,7 @@ use crate::commit::Landed;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
-use crate::state::{Mark, PageChecksums, Record, Stamp, StateFile};
+use crate::state::{Mark, PageChecksums, Record, Stamp, StateFile, WalEnd};
 
 /// An open database: its history in the bucket and its local state.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Database {
     state: StateFile,
     process: Arc<Process>,
     live: Mutex<Live>,
+    /// Which file the main file is, from the time on when there is one.
+    inode: OnceLock<u64>,
 }
 
 impl std::fmt::Debug for Process {
@@ -80,6 +83,27 @@ impl Database {
             state,
             process: p,
             live: Mutex::default(),
+            inode: OnceLock::new(),
+        }
+    }
+
+    /// The file that was opened is still the one at its path.
+    pub(crate) fn is_in_place(&self) -> bool {
+        let found = std::fs::metadata(&self.path).ok().map(|file| file.ino());
+        match (self.inode.get(), found) {
+            (Some(known), found) => found == Some(*known),
+            (None, Some(found)) => *self.inode.get_or_init(|| found) == found,
+            // SQLite creates it with the first write.
+            (None, None) => {
+                self.find_record().is_ok_and(|record| record.is_some_and(|r| r.position.txid == Txid::ZERO))
+            }
+        }
+    }
+
+    /// Remembers which file the main file is.
+    pub(crate) fn note_inode(&self) {
+        if let Ok(file) = std::fs::metadata(&self.path) {
+            self.inode.get_or_init(|| file.ino());
         }
     }
 
@@ -241,7 +265,7 @@ impl Database {
     }
 
     /// Moves the position to a transaction that the bucket and SQLite both hold.
-    pub(crate) fn take_over(&self, landed: &Landed) -> io::Result<()> {
+    pub(crate) fn take_over(&self, landed: &Landed, wal: Option<WalEnd>) -> io::Result<()> {
         let mut record =
             self.record().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
         // While the page checksums change the intent stands, so that a crash in between is seen.
@@ -254,7 +278,9 @@ impl Database {
         record.e_tag = landed.e_tag.clone();
         record.intent = None;
         record.writing = false;
+        record.unjournaled = false;
         record.owes_all = false;
+        record.wal = wal;
         self.state.write(&record)
     }
 
@@ -272,23 +298,62 @@ impl Database {
 
     // Transactions outside of a WAL.
 
-    /// Pages of the main file are about to be written, outside of a WAL and of a checkpoint.
+    /// Pages of the main file are about to be written, outside of a WAL and of a checkpoint. `page_one` is page 1 as it
+    /// is, which every transaction changes: if it is not what we know, another program has committed. With a journal
+    /// on the disk SQLite rolls back after a crash.
     ///
     /// # Errors
     /// When the local state can't be written.
-    pub fn begin_writing(&self) -> Result<Begun> {
+    pub fn begin_writing(&self, page_one: Option<&[u8]>, journaled: bool) -> Result<Begun> {
         let untouched = self.begin_change()?;
         let mut record = self.record()?;
-        let unsettled = std::mem::replace(&mut record.writing, true);
-        if !unsettled {
-            self.write_record(&record)?;
-        }
+        let foreign = match page_one {
+            Some(page_one) if record.is_comparable() => {
+                let known = self.page_checksums().get(PageNumber::FIRST).map_err(|error| self.state_error(&error))?;
+                known != Some(Checksum::of_page(PageNumber::FIRST, page_one))
+            }
+            _ => false,
+        };
+        let unsettled = std::mem::replace(&mut record.writing, true) || foreign;
+        record.unjournaled |= !journaled;
+        self.write_record(&record)?;
         Ok(Begun { untouched, unsettled })
+    }
+
+    /// The page size, if there has been a transaction.
+    #[must_use]
+    pub fn page_size(&self) -> Option<bottomless_ltx::PageSize> {
+        self.find_record().ok().flatten().and_then(|record| record.page_size)
+    }
+
+    // The WAL.
+
+    /// True if the WAL ends where we left it: no other program has committed. Call it under the WAL's write lock.
+    #[must_use]
+    pub fn is_wal_ours(&self, end: WalEnd) -> bool {
+        self.record().is_ok_and(|record| record.wal.is_none_or(|wal| end.continues(wal)))
+    }
+
+    /// The WAL ends here, after a change that was ours and no transaction.
+    pub fn note_wal(&self, end: WalEnd) {
+        let noted = self.record().and_then(|record| match record.wal {
+            Some(wal) if wal == end => Ok(()),
+            _ => self.write_record(&Record { wal: Some(end), ..record }),
+        });
+        if let Err(error) = noted {
+            tracing::warn!(%error, "the local state could not be written; all pages are compared at the next commit");
+        }
+    }
+
+    /// The WAL has no frame.
+    pub fn note_no_wal(&self) {
+        self.note_wal(WalEnd::EMPTY);
     }
 
     /// What was written is as it was before the transaction.
     pub(crate) fn settle_writing(&self, record: &mut Record) -> Result<()> {
         if std::mem::take(&mut record.writing) {
+            record.unjournaled = false;
             self.write_record(record)?;
         }
         Ok(())
@@ -369,7 +434,8 @@ impl Drop for Database {
                 return Ok(());
             }
             match self.state.read_mark()? {
-                Some(mark) if !mark.clean && mark.stamp.is_some() => {
+                // A WAL that stays may not be on the disk yet.
+                Some(mark) if !mark.clean && mark.stamp.is_some_and(|stamp| !stamp.has_wal()) => {
                     self.state.sync()?;
                     self.state.write_mark(&Mark { clean: true, ..mark })
                 }

@@ -25,3 +25,4 @@ pub use commit::{Change, Landed, Outcome};
 pub use database::{Begun, Database, Untouched};
 pub use error::{Error, ErrorKind, Result};
 pub use local::{Host, LocalReader, Locked, MainFile, PageSource, shape};
+pub use state::WalEnd;

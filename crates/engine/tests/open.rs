@@ -401,7 +401,7 @@ fn a_crash_between_landing_and_confirmation_is_settled() {
 fn a_crash_in_the_middle_of_the_pages_is_recovered() {
     let mut session = three(28);
     session.open().unwrap();
-    let begun = session.db().begin_writing().unwrap();
+    let begun = session.db().begin_writing(None, true).unwrap();
     let next = session.local.edited(&mut Random::new(1), Edit::Grow);
     fs::write(common::host::journal(&session.path), &session.local.0).unwrap();
     session.foreign(&next);
@@ -414,7 +414,7 @@ fn a_crash_in_the_middle_of_the_pages_is_recovered() {
     // Without a journal the bucket heals it.
     let mut session = three(29);
     session.open().unwrap();
-    let _ = session.db().begin_writing().unwrap();
+    let _ = session.db().begin_writing(None, false).unwrap();
     let next = session.local.edited(&mut Random::new(1), Edit::Grow);
     session.foreign(&next);
     session.crash();

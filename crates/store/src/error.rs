@@ -43,7 +43,8 @@ impl StoreErrorKind {
     /// True if a write that ended so may have taken effect, now or later.
     #[must_use]
     pub fn may_have_landed(self) -> bool {
-        matches!(self, Self::Interrupted | Self::Busy)
+        // A disk may fail after the object got its name.
+        matches!(self, Self::Interrupted | Self::Busy | Self::Disk)
     }
 }
 
@@ -197,6 +198,11 @@ pub(crate) fn brief(text: &str) -> String {
 /// The kind of a reply that is no success.
 pub(crate) fn kind_of_status(status: StatusCode, text: &str) -> StoreErrorKind {
     match status.as_u16() {
+        // AWS says so of temporary credentials with the status of a malformed request.
+        400 if ["ExpiredToken", "InvalidToken", "TokenRefreshRequired"].iter().any(|code| text.contains(code)) => {
+            StoreErrorKind::Denied
+        }
+        400 if text.contains("RequestTimeout") => StoreErrorKind::Busy,
         401 | 403 => StoreErrorKind::Denied,
         404 if text.contains("NoSuchBucket") => StoreErrorKind::NoSuchBucket,
         404 => StoreErrorKind::NotFound,
@@ -263,6 +269,8 @@ mod tests {
         assert_eq!(kind(503, ""), StoreErrorKind::Busy);
         assert_eq!(kind(501, ""), StoreErrorKind::Unsupported);
         assert_eq!(kind(400, ""), StoreErrorKind::Rejected);
+        assert_eq!(kind(400, "<Code>ExpiredToken</Code>"), StoreErrorKind::Denied);
+        assert_eq!(kind(400, "<Code>RequestTimeout</Code>"), StoreErrorKind::Busy);
         assert!(StoreErrorKind::Busy.may_have_landed() && !StoreErrorKind::Unreachable.may_have_landed());
     }
 }

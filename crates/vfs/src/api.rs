@@ -28,8 +28,15 @@ macro_rules! call {
 ///
 /// # Safety
 /// `api` is the table that SQLite passed to the entry point.
-pub(crate) unsafe fn install(api: *mut ffi::sqlite3_api_routines) {
-    API.store(api, Ordering::Release);
+pub(crate) unsafe fn install(api: *mut ffi::sqlite3_api_routines) -> Result<(), String> {
+    match API.compare_exchange(ptr::null_mut(), api, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Ok(()),
+        Err(before) if before == api => Ok(()),
+        // The VFS that is registered calls the functions of the first.
+        Err(_) => {
+            Err("bottomless is loaded already by another copy of SQLite in this process, and can serve one".into())
+        }
+    }
 }
 
 /// The host's version, such as 3040001.

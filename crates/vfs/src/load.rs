@@ -23,9 +23,9 @@ pub unsafe extern "C" fn sqlite3_bottomless_init(
 ) -> c_int {
     guard(|| {
         // SAFETY: SQLite passes its table.
-        unsafe { api::install(api) };
+        let installed = unsafe { api::install(api) };
         report::start_logging();
-        match register() {
+        match installed.and_then(|()| register()) {
             Ok(()) => ffi::SQLITE_OK_LOAD_PERMANENTLY,
             Err(text) => {
                 tracing::error!("{text}");

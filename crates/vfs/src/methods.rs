@@ -80,6 +80,7 @@ impl Placed {
     }
 
     pub(crate) fn become_wal(&self, connection: Shared) {
+        lock(&connection).wal_opened();
         self.set(Role::Wal(connection));
     }
 
@@ -253,6 +254,7 @@ unsafe extern "C" fn file_control(file: *mut ffi::sqlite3_file, operation: c_int
                     lock(shared).end_checkpoint();
                     Ok(())
                 }
+                ffi::SQLITE_FCNTL_SIZE_HINT => lock(shared).hint_size(),
                 ffi::SQLITE_FCNTL_PRAGMA => {
                     // SAFETY: SQLite passes an array of strings.
                     if let Some(code) = unsafe { answer_pragma(shared, argument.cast()) } {

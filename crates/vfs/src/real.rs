@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_void};
 use std::io;
 use std::ptr;
 
-use bottomless_engine::MainFile;
+use bottomless_engine::{MainFile, WalEnd};
 use libsqlite3_sys as ffi;
 
 /// An open file of the default VFS, which someone else closes.
@@ -87,20 +87,24 @@ impl RealFile {
         code == ffi::SQLITE_OK && moved != 0
     }
 
-    /// The number of valid frames in the WAL, from the header of the WAL index ("WAL-Index Format" in the SQLite
-    /// documentation: `mxFrame` at offset 16, in the byte order of the machine).
-    pub(crate) fn wal_frames(self) -> Option<u32> {
+    /// Where the WAL ends, from the header of the WAL index ("WAL-Index Format" in the SQLite documentation: `mxFrame`
+    /// at offset 16, in the byte order of the machine; `aSalt` at 32). None if this connection has no shared memory.
+    pub(crate) fn wal_end(self) -> Option<WalEnd> {
         const REGION: c_int = 32 * 1024;
-        const MX_FRAME_AT: usize = 16;
+        const MX_FRAME: usize = 16 / 4;
+        const SALTS: [usize; 2] = [32 / 4, 36 / 4];
         let mut region: *mut c_void = ptr::null_mut();
         let code = method!(self.xShmMap(0, REGION, 0, &raw mut region));
         if code != ffi::SQLITE_OK || region.is_null() {
             return None;
         }
-        // SAFETY: the region is mapped as long as the file is open, has 32 KiB, and the offset is aligned.
-        let field = unsafe { region.cast::<u8>().add(MX_FRAME_AT) }.cast::<u32>();
-        // SAFETY: as above. Volatile, since other processes write to this memory; we hold the write lock now.
-        Some(unsafe { ptr::read_volatile(field) })
+        let field = |index: usize| {
+            // SAFETY: the region is mapped as long as the file is open, has 32 KiB, and is aligned to a page.
+            let field = unsafe { region.cast::<u32>().add(index) };
+            // SAFETY: as above. Volatile, since other processes write to this memory; we hold the write lock now.
+            unsafe { ptr::read_volatile(field) }
+        };
+        Some(WalEnd { salts: SALTS.map(field), frames: field(MX_FRAME) })
     }
 }
 

@@ -3,9 +3,10 @@
 use std::io;
 
 use bottomless_engine::wal::{FrameNumber, WalReader, WalTracker};
-use bottomless_engine::{Database, MainFile, PageSource};
+use bottomless_engine::{Change, Database, MainFile, PageSource};
 use bottomless_ltx::{PageNumber, PageSize};
 use libsqlite3_sys as ffi;
+use roaring::RoaringBitmap;
 
 use crate::real::{RealFile, io_error};
 
@@ -54,6 +55,25 @@ impl PageSource for WalSource<'_> {
 pub(crate) struct MainSource {
     pub(crate) main: RealFile,
     pub(crate) page_size: PageSize,
+}
+
+/// What a transaction outside of a WAL has changed.
+pub(crate) struct MainChange {
+    pub(crate) page_size: PageSize,
+    pub(crate) size_in_pages: u32,
+    pub(crate) written: RoaringBitmap,
+    pub(crate) source: MainSource,
+}
+
+impl MainChange {
+    pub(crate) fn as_change(&mut self) -> Change<'_> {
+        Change {
+            page_size: self.page_size,
+            size_in_pages: self.size_in_pages,
+            written: self.written.clone(),
+            source: &mut self.source,
+        }
+    }
 }
 
 impl PageSource for MainSource {

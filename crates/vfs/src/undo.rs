@@ -16,6 +16,14 @@ use crate::real::{RealFile, io_error};
 /// Up to here what was overwritten stays in memory.
 const MEMORY: usize = 4 << 20;
 
+/// What is read and kept at a time, in bytes.
+const PIECE: u64 = 1 << 20;
+
+/// A part of a file in pieces of bounded length.
+fn pieces((offset, length): (u64, u64)) -> impl Iterator<Item = (u64, u64)> {
+    (0..length.div_ceil(PIECE)).map(move |i| (offset + i * PIECE, PIECE.min(length - i * PIECE)))
+}
+
 /// The content from before a transaction.
 #[derive(Debug)]
 pub(crate) struct Undo {
@@ -38,7 +46,7 @@ impl Undo {
         if offset >= end {
             return Ok(());
         }
-        for (offset, length) in dirty.clean_parts(offset, end - offset) {
+        for (offset, length) in dirty.clean_parts(offset, end - offset).into_iter().flat_map(pieces) {
             let length = length.min(self.size - offset);
             let mut piece = vec![0; usize::try_from(length).map_err(io::Error::other)?];
             match file.read(&mut piece, offset) {

@@ -173,6 +173,9 @@ unsafe extern "C" fn delete(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, syn
         let untouched = database.begin_change().unwrap_or(Untouched::UNKNOWN);
         let code = forward!(vfs.xDelete(name, sync_dir), ffi::SQLITE_IOERR_DELETE);
         database.end_change(untouched);
+        if code == ffi::SQLITE_OK && untouched != Untouched::UNKNOWN {
+            database.note_no_wal();
+        }
         code
     })
 }

@@ -12,6 +12,7 @@ use roaring::RoaringBitmap;
 use crate::database::{Database, Untouched};
 use crate::error::Result;
 use crate::local::PageSource;
+use crate::state::WalEnd;
 
 /// What a transaction is about to change.
 pub struct Change<'a> {
@@ -47,16 +48,6 @@ pub struct Landed {
     pub(crate) pages: Vec<(PageNumber, Checksum)>,
 }
 
-impl Landed {
-    /// True if the transaction left `page` with this content. With power-safe overwrite off, SQLite repeats the commit
-    /// frame in the WAL: the repeat is no transaction of its own.
-    #[must_use]
-    pub fn left(&self, page: PageNumber, content: &[u8]) -> bool {
-        let found = self.pages.binary_search_by_key(&page, |(page, _)| *page);
-        found.is_ok_and(|i| self.pages[i].1 == Checksum::of_page(page, content))
-    }
-}
-
 impl Database {
     /// Puts a transaction into the bucket. Call it under SQLite's write lock, where SQLite can still roll back.
     ///
@@ -83,11 +74,30 @@ impl Database {
         result
     }
 
-    /// SQLite has committed the transaction.
+    /// SQLite plays a journal back after the commit was refused. Nothing is asked of the network, and nothing fails: a
+    /// playback that fails leaves a hot journal behind. If anything differs after all, the next transaction compares
+    /// all pages.
+    pub fn played_back(&self, change: &mut Change<'_>) {
+        let settled = self.record().and_then(|mut record| match self.differs(&record, change)? {
+            false => self.settle_writing(&mut record),
+            true => Ok(()),
+        });
+        if let Err(error) = settled {
+            tracing::warn!(%error, "a rollback could not be compared; the next commit compares all pages");
+        }
+    }
+
+    /// True if the change puts back what was there before.
+    #[must_use]
+    pub fn is_unchanged(&self, change: &mut Change<'_>) -> bool {
+        self.record().and_then(|record| self.differs(&record, change)).is_ok_and(|differs| !differs)
+    }
+
+    /// SQLite has committed the transaction. `wal` is where its WAL ends, if that is known.
     ///
     /// What fails here costs a look at the bucket at the next commit, never the transaction: the intent stays.
-    pub fn confirm(&self, landed: Landed, untouched: Untouched) {
-        if let Err(error) = self.take_over(&landed).and_then(|()| self.try_end_change(untouched)) {
+    pub fn confirm(&self, landed: Landed, untouched: Untouched, wal: Option<WalEnd>) {
+        if let Err(error) = self.take_over(&landed, wal).and_then(|()| self.try_end_change(untouched)) {
             let text = format!("{}: the local state could not be written: {error}", self.state_path().display());
             tracing::warn!("{text}; the next commit will ask the bucket where it is");
         }

@@ -4,10 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bottomless_history::{Base, HistoryError, Listing, RestoreOptions, Restored};
 use bottomless_ltx::{Checksum, PageNumber, Position};
 
+use crate::clock::milliseconds;
 use crate::database::{Database, Untouched, with_suffix};
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::{Host, LocalReader, MainFile, PageSource};
@@ -42,7 +44,25 @@ impl Database {
     /// Replaces a local file that lost writes.
     pub(super) fn refill(&self, host: &dyn Host, listing: &Listing) -> Result<()> {
         let (path, restored) = self.restore(listing, None)?;
-        host.with_exclusive_lock(&mut |_| self.put_in_place(&path, &restored))
+        host.with_exclusive_lock(&mut |_| {
+            self.keep_aside()?;
+            self.put_in_place(&path, &restored)
+        })
+    }
+
+    /// Gives the local file a second name: what is only in it is not thrown away.
+    fn keep_aside(&self) -> Result<()> {
+        let seconds = milliseconds(SystemTime::now()) / 1000;
+        for suffix in ["", "-wal"] {
+            let (from, kept) = (with_suffix(self.path(), suffix), format!("-bottomless-lost-{seconds}{suffix}"));
+            let kept = with_suffix(self.path(), &kept);
+            match fs::hard_link(&from, &kept) {
+                Ok(()) => tracing::warn!("what the local file held is kept as {}", kept.display()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(self.disk(&kept, &error)),
+            }
+        }
+        Ok(())
     }
 
     /// Brings a local file that is at an earlier position up to the bucket's.

@@ -18,6 +18,16 @@ struct Local {
     total: Checksum,
 }
 
+/// The object of an intent that is in the bucket and ours.
+struct Found {
+    header: Header,
+    /// The program was told that it failed.
+    refused: bool,
+}
+
+/// How many positions a file that was changed is compared with, to see whether it only lost its tail.
+const LOST_TAIL: usize = 1000;
+
 /// What is to be done about a local file that is not empty.
 #[derive(Debug)]
 enum Verdict {
@@ -172,16 +182,17 @@ impl Database {
         }
         let last = listing.last_txid();
         let Some(record) = known.filter(|record| record.position.txid <= last && !record.owes_all) else {
-            return self.look_up(local, listing);
+            return self.look_up(local, listing, usize::MAX);
         };
         if !self.is_in_history(record, listing)? {
-            return self.look_up(local, listing);
+            return self.look_up(local, listing, usize::MAX);
         }
         let changed = self.changed_pages(record, local)?;
         let landed = self.landed(record)?;
-        if let Some(header) = landed.as_ref().filter(|h| h.database.is_some_and(|d| d.after == local.total)) {
+        let after = |landed: &Found| landed.header.database.is_some_and(|database| database.after == local.total);
+        if let Some(landed) = landed.as_ref().filter(|landed| after(landed)) {
             // SQLite has committed it, or it changed nothing.
-            let position = Position { txid: header.max_txid, checksum: local.total };
+            let position = Position { txid: landed.header.max_txid, checksum: local.total };
             return Ok(if position.txid >= last { Verdict::Same(position) } else { Verdict::Behind(position) });
         }
         let position = record.position;
@@ -190,7 +201,7 @@ impl Database {
             return Ok(if at_end { Verdict::Same(position) } else { Verdict::Behind(position) });
         }
         // A file that equals an earlier position lost its tail.
-        match self.look_up(local, listing)? {
+        match self.look_up(local, listing, LOST_TAIL)? {
             Verdict::Conflict if self.may_be_torn(record)? => Ok(Verdict::Torn),
             Verdict::Conflict if at_end => Ok(Verdict::Changed(changed)),
             verdict => Ok(verdict),
@@ -198,17 +209,23 @@ impl Database {
     }
 
     /// The object of a commit that was cut off, or whose outcome was not known, if it is there and ours.
-    fn landed(&self, record: &Record) -> Result<Option<Header>> {
+    fn landed(&self, record: &Record) -> Result<Option<Found>> {
         let Some(intent) = record.intent.filter(|intent| intent.txid > record.position.txid) else {
             return Ok(None);
         };
         let ends = self.within(self.config().timeout, find_ends(self.history(), ObjectName::log(intent.txid)))?;
-        Ok(ends.map(|ends| ends.header).filter(|header| header.writer == intent.writer))
+        let Some(ends) = ends.filter(|ends| ends.header.writer == intent.writer) else {
+            return Ok(None);
+        };
+        // Of several tries to write a transaction, all but the last were reported as failed.
+        let refused = intent.refused || ends.trailer.file_checksum != intent.file_checksum;
+        // After a crash of the operating system the record may be older than an acknowledged try.
+        Ok(Some(Found { header: ends.header, refused: refused && !self.is_other_boot()? }))
     }
 
-    /// The position whose database checksum the local file has.
-    fn look_up(&self, local: &Local, listing: &Listing) -> Result<Verdict> {
-        Ok(match self.block_on(self.history().find_position(listing, local.total))? {
+    /// The position whose database checksum the local file has; one header is read for each of the `newest` positions.
+    fn look_up(&self, local: &Local, listing: &Listing, newest: usize) -> Result<Verdict> {
+        Ok(match self.block_on(self.history().find_position(listing, local.total, newest))? {
             Some(position) if position.txid == listing.last_txid() => Verdict::Same(position),
             Some(position) => Verdict::Behind(position),
             None => Verdict::Conflict,
@@ -218,9 +235,13 @@ impl Database {
     /// True if writes may be missing that the file once had: after a crash of the operating system, or of a transaction
     /// without a journal.
     fn may_be_torn(&self, record: &Record) -> Result<bool> {
+        Ok(record.unjournaled || self.is_other_boot()?)
+    }
+
+    /// The machine was restarted since the files were last written, and they were not left in order.
+    fn is_other_boot(&self) -> Result<bool> {
         let mark = self.state().read_mark().map_err(|error| self.state_error(&error))?;
-        let other_boot = mark.is_some_and(|mark| !mark.clean && mark.boot_id != crate::clock::boot_id());
-        Ok(other_boot || record.writing)
+        Ok(mark.is_some_and(|mark| !mark.clean && mark.boot_id != crate::clock::boot_id()))
     }
 
     fn changed_pages(&self, record: &Record, local: &Local) -> Result<RoaringBitmap> {
@@ -311,7 +332,7 @@ impl Database {
         let (page_size, size_in_pages) = (reader.page_size(), reader.size_in_pages());
         match self.publish(&mut Change { page_size, size_in_pages, written, source: reader })? {
             Outcome::Unchanged => Ok(()),
-            Outcome::Landed(landed) => self.take_over(&landed).map_err(|error| self.state_error(&error)),
+            Outcome::Landed(landed) => self.take_over(&landed, None).map_err(|error| self.state_error(&error)),
         }
     }
 
@@ -346,10 +367,11 @@ fn ending_at(listing: &Listing, txid: Txid) -> Option<&Entry> {
 
 /// True if the bucket ends with transactions of ours that were reported as failed: the local file is without them, and
 /// the next commit takes them back. `landed` is the object of the intent.
-fn ends_with_refused(record: &Record, landed: Option<&Header>, last: Txid) -> bool {
-    record.intent.filter(|intent| intent.refused).is_some_and(|intent| {
+fn ends_with_refused(record: &Record, landed: Option<&Found>, last: Txid) -> bool {
+    record.intent.is_some_and(|intent| match landed {
+        Some(landed) => landed.refused && last == intent.txid,
         // An intent further ahead stands on transactions of ours that are known to have landed.
-        last.next() == intent.txid || (last == intent.txid && landed.is_some())
+        None => intent.refused && last.next() == intent.txid,
     })
 }
 

@@ -16,7 +16,7 @@ use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::Host;
 use crate::process::Process;
-use crate::state::StateFile;
+use crate::state::{Record, StateFile};
 
 impl Database {
     /// Opens the database at `path`, or returns it if this process has it open already.
@@ -77,17 +77,18 @@ impl Database {
         Ok(Self::assemble(path, config, state, history, Arc::clone(process)))
     }
 
-    /// The file that was opened is still the one at its path.
-    fn is_in_place(&self) -> bool {
-        let filled = std::fs::metadata(self.path()).is_ok_and(|file| file.len() > 0);
-        filled || self.find_record().is_ok_and(|record| record.is_some_and(|r| r.position.txid == Txid::ZERO))
-    }
-
     fn synchronize(&self, host: &dyn Host) -> Result<()> {
         let alone = self.state().try_lock_exclusive().map_err(|error| self.state_error(&error))?;
         if alone {
             self.synchronize_alone(host)?;
+            if std::fs::metadata(self.wal_path()).is_ok_and(|wal| wal.len() > 0) {
+                // It is as SQLite's recovery finds it, and as all pages were compared.
+                self.write_record(&Record { wal: None, ..self.record()? })?;
+            } else {
+                self.note_no_wal();
+            }
         }
+        self.note_inode();
         // From here on other processes know that this one has the database open; where one of them is synchronizing,
         // this waits for it.
         self.state().lock_shared().map_err(|error| self.state_error(&error))?;

@@ -48,6 +48,10 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
+    pub(crate) fn has_wal(&self) -> bool {
+        self.wal.is_some()
+    }
+
     pub(crate) fn of(main: &Path, wal: &Path) -> io::Result<Self> {
         Ok(Self { main: FileStamp::of(main)?, wal: FileStamp::of(wal)? })
     }

@@ -18,6 +18,7 @@ mod record;
 
 pub(crate) use mark::{Mark, Stamp};
 pub(crate) use pages::PageChecksums;
+pub use record::WalEnd;
 pub(crate) use record::{Intent, Record};
 
 use std::fs::{File, OpenOptions};
@@ -93,7 +94,16 @@ impl StateFile {
 
     /// The record, if there is a valid one in this very file.
     pub(crate) fn read(&self) -> io::Result<Option<Record>> {
-        Ok(self.read_block(0)?.and_then(|block| Record::decode(&block)).filter(|record| record.inode == self.inode))
+        // Another process may be writing it just now.
+        const TRIES: usize = 8;
+        let mut block = None;
+        for _ in 0..TRIES {
+            block = self.read_block(0)?;
+            if block.is_some() {
+                break;
+            }
+        }
+        Ok(block.and_then(|block| Record::decode(&block)).filter(|record| record.inode == self.inode))
     }
 
     /// Replaces the record, in one write.
@@ -149,6 +159,8 @@ mod tests {
             proven: true,
             owes_all: false,
             writing: true,
+            unjournaled: true,
+            wal: Some(WalEnd { salts: [3, 4], frames: 5 }),
             intent: Some(Intent {
                 txid: Txid::new(13),
                 writer: WriterId(5),

@@ -13,6 +13,8 @@ const OWES_ALL: u32 = 2;
 const WRITING: u32 = 4;
 const INTENT: u32 = 8;
 const INTENT_REFUSED: u32 = 16;
+const UNJOURNALED: u32 = 32;
+const WAL: u32 = 64;
 
 /// A commit whose object may be in the bucket, and of which SQLite has not said that it is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +25,25 @@ pub(crate) struct Intent {
     pub(crate) file_checksum: Checksum,
     /// The program was told that the commit failed: the bucket must settle on a state without it.
     pub(crate) refused: bool,
+}
+
+/// Where a WAL ends: what the WAL index says under the write lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalEnd {
+    /// Of the WAL's header.
+    pub salts: [u32; 2],
+    /// Valid frames.
+    pub frames: u32,
+}
+
+impl WalEnd {
+    /// A WAL without a frame.
+    pub const EMPTY: Self = Self { salts: [0; 2], frames: 0 };
+
+    /// True if nothing was committed between the two.
+    pub(crate) fn continues(self, before: Self) -> bool {
+        self.frames == before.frames && (self.frames == 0 || self.salts == before.salts)
+    }
 }
 
 /// Where the local database stands.
@@ -44,10 +65,19 @@ pub(crate) struct Record {
     pub(crate) owes_all: bool,
     /// Pages of the main file are being written outside of a WAL, and are not settled.
     pub(crate) writing: bool,
+    /// And without a journal on the disk: a crash tears them.
+    pub(crate) unjournaled: bool,
+    /// Where the WAL ended when the position was confirmed; None if that is not known.
+    pub(crate) wal: Option<WalEnd>,
     pub(crate) intent: Option<Intent>,
 }
 
 impl Record {
+    /// True if the page checksums are those of the local file before the next transaction.
+    pub(crate) fn is_comparable(&self) -> bool {
+        self.page_size.is_some() && self.intent.is_none()
+    }
+
     /// A database without a transaction.
     pub(crate) fn fresh(identity: u64) -> Self {
         Self {
@@ -60,6 +90,8 @@ impl Record {
             proven: false,
             owes_all: false,
             writing: false,
+            unjournaled: false,
+            wal: None,
             intent: None,
         }
     }
@@ -76,6 +108,8 @@ impl Record {
             (self.proven, PROVEN),
             (self.owes_all, OWES_ALL),
             (self.writing, WRITING),
+            (self.unjournaled, UNJOURNALED),
+            (self.wal.is_some(), WAL),
             (self.intent.is_some(), INTENT),
             (self.intent.is_some_and(|i| i.refused), INTENT_REFUSED),
         ] {
@@ -99,6 +133,10 @@ impl Record {
         put(&intent.txid.get().to_le_bytes());
         put(&intent.writer.0.to_le_bytes());
         put(&intent.file_checksum.get().to_le_bytes());
+        let wal = self.wal.unwrap_or(WalEnd::EMPTY);
+        for number in [wal.salts[0], wal.salts[1], wal.frames] {
+            put(&number.to_le_bytes());
+        }
         // An ETag that does not fit is only looked up again.
         let e_tag = self.e_tag.as_deref().filter(|tag| tag.len() <= LONGEST_E_TAG).unwrap_or_default();
         put(&[u8::try_from(e_tag.len()).unwrap_or_default()]);
@@ -127,6 +165,8 @@ impl Record {
             file_checksum: Checksum::new(number()?)?,
             refused: flags & INTENT_REFUSED != 0,
         };
+        let mut number = || take(&mut rest).map(u32::from_le_bytes);
+        let wal = WalEnd { salts: [number()?, number()?], frames: number()? };
         let [length] = take(&mut rest)?;
         let e_tag = String::from_utf8(rest.get(..length.into())?.to_vec()).ok()?;
         Some(Self {
@@ -139,6 +179,8 @@ impl Record {
             proven: flags & PROVEN != 0,
             owes_all: flags & OWES_ALL != 0,
             writing: flags & WRITING != 0,
+            unjournaled: flags & UNJOURNALED != 0,
+            wal: Some(wal).filter(|_| flags & WAL != 0),
             intent: Some(intent).filter(|_| flags & INTENT != 0),
         })
     }

@@ -15,7 +15,12 @@ pub enum Observed {
     /// Nothing that concerns a commit.
     Other,
     /// The file's header, or the first frame of a transaction.
-    Begin,
+    Begin {
+        /// The number of that frame; 0 for the header.
+        frame: FrameNumber,
+    },
+    /// A write that is neither a header nor a page of a frame, where one of these must be.
+    Misplaced,
     /// The page of a commit frame: when this write is done, SQLite takes the transaction for written.
     Commit {
         /// The number of the commit frame.
@@ -38,6 +43,9 @@ pub struct WalTracker {
     size_in_pages: u32,
     /// The commit frame was written: what follows is padding, or another transaction.
     committed: bool,
+    /// A header that was written again behind the commit frame. If a page follows it, it begins another transaction: the
+    /// one before it was rolled back after all.
+    rewritten: Option<(FrameNumber, PageNumber, u32)>,
 }
 
 impl WalTracker {
@@ -46,6 +54,7 @@ impl WalTracker {
         self.pages.clear();
         self.pages.shrink_to(1024);
         self.committed = false;
+        self.rewritten = None;
         self.size_in_pages = 0;
     }
 
@@ -81,27 +90,30 @@ impl WalTracker {
     pub fn observe(&mut self, offset: u64, data: &[u8]) -> Observed {
         if offset == 0 && data.len() >= WAL_HEADER {
             self.adopt_header(data);
-            return Observed::Begin;
+            return Observed::Begin { frame: 0 };
         }
         let Some(geometry) = self.geometry else {
-            return Observed::Other;
+            return Observed::Misplaced;
         };
         match geometry.locate(offset) {
             Some((frame, 0)) if data.len() == FRAME_HEADER => self.observe_header(frame, data),
             Some((frame, at)) if at == FRAME_HEADER as u64 && data.len() == geometry.0.bytes() => {
                 self.observe_page(frame)
             }
-            _ => Observed::Other,
+            // Padding is written in pieces, up to the end of a sector.
+            _ if self.committed => Observed::Other,
+            _ => Observed::Misplaced,
         }
     }
 
     fn observe_header(&mut self, frame: FrameNumber, header: &[u8]) -> Observed {
         let (Some(page), Some(size)) = (be32(header, 0).and_then(PageNumber::new), be32(header, 4)) else {
-            return Observed::Other;
+            return Observed::Misplaced;
         };
         if self.committed {
-            // Behind the commit frame SQLite only rewrites the checksums in headers up to it.
+            // Behind the commit frame SQLite rewrites the checksums in headers up to it.
             if frame <= self.last() {
+                self.rewritten = Some((frame, page, size));
                 return Observed::Other;
             }
             self.begin();
@@ -116,16 +128,25 @@ impl WalTracker {
         }
         self.pages.push(page);
         self.size_in_pages = size;
-        if self.pages.len() == 1 { Observed::Begin } else { Observed::Other }
+        if self.pages.len() == 1 { Observed::Begin { frame } } else { Observed::Other }
     }
 
     fn observe_page(&mut self, frame: FrameNumber) -> Observed {
+        let mut begins = false;
+        if let Some((_, page, size)) = self.rewritten.take().filter(|(rewritten, ..)| *rewritten == frame) {
+            self.begin();
+            self.first = frame;
+            self.pages.push(page);
+            self.size_in_pages = size;
+            begins = true;
+        }
         let is_commit = !self.committed && self.size_in_pages != 0 && frame == self.last();
         match self.pages.last().filter(|_| is_commit) {
             Some(&page) => {
                 self.committed = true;
                 Observed::Commit { frame, page, size_in_pages: self.size_in_pages }
             }
+            None if begins => Observed::Begin { frame },
             None => Observed::Other,
         }
     }
@@ -154,7 +175,7 @@ mod tests {
             let mut header = [0; WAL_HEADER];
             header[..4].copy_from_slice(&0x377f_0683_u32.to_be_bytes());
             header[8..12].copy_from_slice(&512_u32.to_be_bytes());
-            assert_eq!(tracker.observe(0, &header), Observed::Begin);
+            assert_eq!(tracker.observe(0, &header), Observed::Begin { frame: 0 });
             Self { tracker, geometry: Geometry(PageSize::new(512).unwrap()) }
         }
 
@@ -186,7 +207,7 @@ mod tests {
     #[test]
     fn a_commit_is_seen_at_the_page_of_its_last_frame() {
         let mut wal = Writer::new();
-        assert_eq!(wal.header(1, 3, 0), Observed::Begin);
+        assert_eq!(wal.header(1, 3, 0), Observed::Begin { frame: 1 });
         assert_eq!(wal.page(1), Observed::Other);
         assert_eq!(wal.header(2, 1, 7), Observed::Other);
         assert_eq!(wal.page(2), commit(2, 1, 7));
@@ -245,6 +266,30 @@ mod tests {
         // Another process has committed frames 1 to 6 in between.
         assert_eq!(wal.frame(7, 2, 3), commit(7, 2, 3));
         assert_eq!(wal.frames(), [(2, 7)]);
+    }
+
+    #[test]
+    fn a_transaction_that_was_rolled_back_at_its_commit_is_overwritten_by_the_next() {
+        let mut wal = Writer::new();
+        wal.frame(1, 1, 4);
+        wal.frame(2, 5, 0);
+        assert_eq!(wal.frame(3, 6, 9), commit(3, 6, 9));
+        // The store has refused it. With locking_mode=EXCLUSIVE no lock is taken anew.
+        assert_eq!(wal.header(2, 7, 0), Observed::Other);
+        assert_eq!(wal.page(2), Observed::Begin { frame: 2 });
+        assert_eq!(wal.frame(3, 8, 9), commit(3, 8, 9));
+        assert_eq!(wal.frames(), [(7, 2), (8, 3)]);
+        // And as a transaction of one frame.
+        assert_eq!(wal.frame(2, 9, 9), commit(2, 9, 9));
+        assert_eq!(wal.frames(), [(9, 2)]);
+    }
+
+    #[test]
+    fn a_write_that_fits_no_frame_is_told() {
+        let mut wal = Writer::new();
+        let misplaced = wal.tracker.observe(wal.geometry.page(2) + 8, &[0; PAGE]);
+        assert_eq!(misplaced, Observed::Misplaced);
+        assert_eq!(WalTracker::default().observe(32, &[0; FRAME_HEADER]), Observed::Misplaced);
     }
 
     #[test]

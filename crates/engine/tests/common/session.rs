@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bottomless_engine::config::{Config, Fencing, InitialReplication};
-use bottomless_engine::{Change, Database, Error, ErrorKind, Outcome};
+use bottomless_engine::{Change, Database, Error, ErrorKind, Outcome, WalEnd};
 use bottomless_history::DatabaseId;
 use bottomless_store::Bucket;
 use tempfile::TempDir;
@@ -207,7 +207,8 @@ impl Session {
 
     fn write_unchecked(&mut self, old: &Image, next: Image, end: End) -> Told {
         let database = Arc::clone(self.database.as_ref().expect("open"));
-        let begun = match database.begin_writing() {
+        let page_one = database.page_size().and_then(|size| old.0.get(..size.bytes()));
+        let begun = match database.begin_writing(page_one, true) {
             Ok(begun) => begun,
             Err(error) => return Told::Failed(error),
         };
@@ -245,7 +246,7 @@ impl Session {
         match end {
             End::Commit => {
                 commit();
-                database.confirm(landed, begun.untouched);
+                database.confirm(landed, begun.untouched, Some(WalEnd::EMPTY));
                 self.local = next;
                 self.settled = true;
                 let txid = self.txid();
