@@ -59,10 +59,10 @@ fn tests_in(source: &str) -> BTreeSet<&str> {
     for line in source.lines().map(str::trim_start) {
         if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
             is_test = true;
-        } else if let Some(rest) = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ") {
-            if std::mem::take(&mut is_test) {
-                tests.extend(rest.split(['(', '<']).next());
-            }
+        } else if let Some(rest) = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")
+            && std::mem::take(&mut is_test)
+        {
+            tests.extend(rest.split(['(', '<']).next());
         }
     }
     tests
