@@ -100,10 +100,12 @@ impl Database {
         }
     }
 
-    /// Remembers which file the main file is.
-    pub(crate) fn note_inode(&self) {
-        if let Ok(file) = std::fs::metadata(&self.path) {
-            self.inode.get_or_init(|| file.ino());
+    /// Remembers which file the main file is; 0 while there is none.
+    pub(crate) fn note_inode(&self) -> u64 {
+        let found = std::fs::metadata(&self.path).ok().map(|file| file.ino());
+        match found {
+            Some(found) => *self.inode.get_or_init(|| found),
+            None => 0,
         }
     }
 
@@ -281,6 +283,7 @@ impl Database {
         record.unjournaled = false;
         record.owes_all = false;
         record.wal = wal;
+        record.main_inode = self.note_inode();
         self.state.write(&record)
     }
 

@@ -33,7 +33,7 @@ async fn places() -> Vec<Place> {
     let in_folder = location(&format!("file://{}", folder.path().display()));
     Bucket::create_bucket(&in_folder, &transport).await.unwrap();
     let server = Server::start(Config { address: "127.0.0.1:0".into(), ..Config::default() }).unwrap();
-    let on_server = location(&server.url());
+    let on_server = location(server.url());
     Bucket::create_bucket(&on_server, &transport).await.unwrap();
     vec![
         Place { name: "memory", bucket: memory, _folder: None, server: None },
@@ -178,7 +178,7 @@ async fn counters_say_what_went_over_the_wire() {
 async fn a_missing_bucket_is_named_as_such() {
     let transport = Transport::new().unwrap();
     let server = Server::start(Config { address: "127.0.0.1:0".into(), ..Config::default() }).unwrap();
-    let bucket = Bucket::connect(&location(&server.url()), &transport).await.unwrap();
+    let bucket = Bucket::connect(&location(server.url()), &transport).await.unwrap();
     for error in [
         bucket.list("db", None).await.unwrap_err(),
         bucket.create("db/k", &memory("x"), SystemTime::now(), TIMEOUT).await.unwrap_err(),

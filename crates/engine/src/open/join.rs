@@ -25,6 +25,12 @@ impl Database {
                         the database open; close it there first";
             return Err(Error::new(ErrorKind::Busy, text));
         }
+        let inode = self.note_inode();
+        if record.main_inode != 0 && record.main_inode != inode {
+            let text = "the local file was replaced while another connection or process of this machine has the database \
+                        open; close it there first";
+            return Err(Error::new(ErrorKind::Busy, text));
+        }
         if last <= record.position.txid {
             return Ok(());
         }

@@ -16,7 +16,7 @@ use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::Host;
 use crate::process::Process;
-use crate::state::{Record, StateFile};
+use crate::state::{Record, StateFile, WalEnd};
 
 impl Database {
     /// Opens the database at `path`, or returns it if this process has it open already.
@@ -81,14 +81,15 @@ impl Database {
         let alone = self.state().try_lock_exclusive().map_err(|error| self.state_error(&error))?;
         if alone {
             self.synchronize_alone(host)?;
-            if std::fs::metadata(self.wal_path()).is_ok_and(|wal| wal.len() > 0) {
-                // It is as SQLite's recovery finds it, and as all pages were compared.
-                self.write_record(&Record { wal: None, ..self.record()? })?;
-            } else {
-                self.note_no_wal();
+            // A WAL is as SQLite's recovery finds it, and as all pages were compared.
+            let has_wal = std::fs::metadata(self.wal_path()).is_ok_and(|wal| wal.len() > 0);
+            let wal = Some(WalEnd::EMPTY).filter(|_| !has_wal);
+            let record = self.record()?;
+            let opened = Record { wal, main_inode: self.note_inode(), ..record.clone() };
+            if opened != record {
+                self.write_record(&opened)?;
             }
         }
-        self.note_inode();
         // From here on other processes know that this one has the database open; where one of them is synchronizing,
         // this waits for it.
         self.state().lock_shared().map_err(|error| self.state_error(&error))?;

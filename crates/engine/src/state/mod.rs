@@ -152,6 +152,7 @@ mod tests {
         Record {
             inode: 0,
             identity: 7,
+            main_inode: 8,
             position: Position { txid: Txid::new(12), checksum: Checksum::from_crc(99) },
             page_size: PageSize::new(4096).ok(),
             size_in_pages: 3,

@@ -52,6 +52,8 @@ pub(crate) struct Record {
     pub(crate) inode: u64,
     /// A hash of endpoint, bucket and database id.
     pub(crate) identity: u64,
+    /// Which file the main file is; 0 if that is not known.
+    pub(crate) main_inode: u64,
     /// The last transaction that both the bucket and the local database hold, and the checksum of the local pages.
     pub(crate) position: Position,
     /// None before the first transaction.
@@ -83,6 +85,7 @@ impl Record {
         Self {
             inode: 0,
             identity,
+            main_inode: 0,
             position: Position::EMPTY,
             page_size: None,
             size_in_pages: 0,
@@ -120,6 +123,7 @@ impl Record {
         put(&flags.to_le_bytes());
         put(&inode.to_le_bytes());
         put(&self.identity.to_le_bytes());
+        put(&self.main_inode.to_le_bytes());
         put(&self.position.txid.get().to_le_bytes());
         put(&self.position.checksum.get().to_le_bytes());
         put(&self.page_size.map_or(0, PageSize::get).to_le_bytes());
@@ -151,7 +155,7 @@ impl Record {
         }
         let flags = u32::from_le_bytes(take(&mut rest)?);
         let mut number = || take(&mut rest).map(u64::from_le_bytes);
-        let (inode, identity) = (number()?, number()?);
+        let (inode, identity, main_inode) = (number()?, number()?, number()?);
         let position = Position { txid: Txid::new(number()?), checksum: Checksum::new(number()?)? };
         let page_size = match u32::from_le_bytes(take(&mut rest)?) {
             0 => None,
@@ -172,6 +176,7 @@ impl Record {
         Some(Self {
             inode,
             identity,
+            main_inode,
             position,
             page_size,
             size_in_pages,
