@@ -14,8 +14,8 @@ DENY = .tools/bin/cargo-deny --config deny.toml
 # SQLite finds the entry point by the file's name, which must not begin with lib. The copy is put in place by a rename,
 # and only when something changed: a program that has the old file loaded keeps it whole.
 put_in_place = cmp -s target/$(1)/libbottomless.so target/$(1)/bottomless.so || { \
-	cp target/$(1)/libbottomless.so target/$(1)/bottomless.so.new && \
-	mv -f target/$(1)/bottomless.so.new target/$(1)/bottomless.so; }
+	cp target/$(1)/libbottomless.so target/$(1)/bottomless.so.$$$$ && \
+	mv -f target/$(1)/bottomless.so.$$$$ target/$(1)/bottomless.so; }
 
 all:
 	$(CARGO) build --package bottomless --package bottomless-cli

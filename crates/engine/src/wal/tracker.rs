@@ -43,8 +43,8 @@ pub struct WalTracker {
     size_in_pages: u32,
     /// The commit frame was written: what follows is padding, or another transaction.
     committed: bool,
-    /// A header that was written again behind the commit frame. If a page follows it, it begins another transaction: the
-    /// one before it was rolled back after all.
+    /// A header that was written again behind the commit frame. If a whole page follows it, it may begin another
+    /// transaction: the one before it was rolled back after all, or has the same only page.
     rewritten: Option<(FrameNumber, PageNumber, u32)>,
 }
 
@@ -111,8 +111,10 @@ impl WalTracker {
             return Observed::Misplaced;
         };
         if self.committed {
-            // Behind the commit frame SQLite rewrites the checksums in headers up to it.
-            if frame <= self.last() {
+            // Behind the commit frame SQLite rewrites the checksums in headers up to it; and it repeats that frame as
+            // padding, the last time in pieces.
+            let repeats = (self.pages.last(), self.size_in_pages) == (Some(&page), size);
+            if frame <= self.last() || repeats {
                 self.rewritten = Some((frame, page, size));
                 return Observed::Other;
             }
@@ -282,6 +284,30 @@ mod tests {
         // And as a transaction of one frame.
         assert_eq!(wal.frame(2, 9, 9), commit(2, 9, 9));
         assert_eq!(wal.frames(), [(9, 2)]);
+    }
+
+    #[test]
+    fn padding_may_come_in_pieces() {
+        let mut wal = Writer::new();
+        wal.frame(1, 4, 0);
+        wal.frame(2, 5, 6);
+        // The header whole, the page in two.
+        wal.header(3, 5, 6);
+        let page = wal.geometry.page(3);
+        assert_eq!(wal.tracker.observe(page, &[0; 100]), Observed::Other);
+        assert_eq!(wal.tracker.observe(page + 100, &[0; PAGE - 100]), Observed::Other);
+        // The next transaction begins behind it.
+        assert_eq!(wal.frame(4, 7, 8), commit(4, 7, 8));
+        assert_eq!(wal.frames(), [(7, 4)]);
+
+        // The header in two.
+        let mut wal = Writer::new();
+        wal.frame(1, 5, 6);
+        let frame = wal.geometry.frame(2);
+        assert_eq!(wal.tracker.observe(frame, &[0; 8]), Observed::Other);
+        assert_eq!(wal.tracker.observe(frame + 8, &[0; FRAME_HEADER - 8]), Observed::Other);
+        assert_eq!(wal.page(2), Observed::Other);
+        assert_eq!(wal.frame(3, 7, 8), commit(3, 7, 8));
     }
 
     #[test]
