@@ -73,5 +73,10 @@ fn a_file_put_in_place_of_the_open_one_is_a_conflict() {
     assert_eq!(world.last(), known, "nothing of it is uploaded");
     session.kill();
     let output = shell::run_stock(&world, &format!(".open {}\nPRAGMA integrity_check; SELECT y FROM x;", world.id()));
-    assert_eq!(shell::text(&output), "ok\nother\n", "the file is as its owner put it there: {}", shell::errors(&output));
+    assert_eq!(
+        shell::text(&output),
+        "ok\nother\n",
+        "the file is as its owner put it there: {}",
+        shell::errors(&output)
+    );
 }
