@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -67,8 +68,8 @@ struct Inner {
     meter: Meter,
     /// The wire counts for S3; elsewhere there is none, and the calls are counted.
     count_calls: bool,
-    /// Object metadata is kept by this store.
-    metadata: bool,
+    /// The bucket's folder, where it is one. A folder keeps no metadata of objects.
+    folder: Option<PathBuf>,
 }
 
 impl fmt::Debug for Bucket {
@@ -132,7 +133,7 @@ impl Bucket {
                 chain: signed.then_some(chain),
                 meter,
                 count_calls: false,
-                metadata: true,
+                folder: None,
             }),
         })
     }
@@ -148,7 +149,7 @@ impl Bucket {
             .with_fsync(true);
         let mut bucket = Self::from_object_store(Arc::new(store), location.clone());
         if let Some(inner) = Arc::get_mut(&mut bucket.inner) {
-            inner.metadata = false;
+            inner.folder = Some(folder);
         }
         Ok(bucket)
     }
@@ -166,7 +167,7 @@ impl Bucket {
                 chain: None,
                 meter: Meter::default(),
                 count_calls: true,
-                metadata: true,
+                folder: None,
             }),
         }
     }
@@ -332,7 +333,7 @@ impl Bucket {
         let path = self.path(op, key)?;
         self.count(Operation::Put, bytes.len() as u64);
         let mut attributes = Attributes::new();
-        if let Some(time) = time.filter(|_| self.inner.metadata) {
+        if let Some(time) = time.filter(|_| self.inner.folder.is_none()) {
             attributes.insert(Attribute::Metadata(TIMESTAMP.into()), rfc3339(time).into());
         }
         let seen = Seen::default();
@@ -372,7 +373,7 @@ impl Bucket {
         }
         let (file, length) = (Arc::clone(file), *length);
         let disk = |e: &dyn fmt::Display| self.error(StoreErrorKind::Disk, "PUT", key, e.to_string());
-        let Some(folder) = self.inner.location.folder().filter(|_| mode == PutMode::Create) else {
+        let Some(folder) = self.inner.folder.clone().filter(|_| mode == PutMode::Create) else {
             let read = move || crate::body::read_chunk(&file, 0, usize::try_from(length).unwrap_or(usize::MAX));
             let bytes = tokio::task::spawn_blocking(read).await.map_err(|e| disk(&e))?.map_err(|e| disk(&e))?;
             return self.put_memory(key, bytes, mode, time).await;
@@ -424,6 +425,11 @@ impl Bucket {
     }
 
     fn path(&self, operation: &'static str, key: &str) -> Result<Path, StoreError> {
+        // A share that is not mounted must not be taken for an empty bucket, nor be written beside.
+        if let Some(folder) = self.inner.folder.as_ref().filter(|folder| !folder.is_dir()) {
+            let cause = format!("{} is no folder", folder.display());
+            return Err(self.error(StoreErrorKind::NoSuchBucket, operation, key, cause));
+        }
         Path::parse(key)
             .ok()
             .filter(|path| path.as_ref() == key)

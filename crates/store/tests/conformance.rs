@@ -188,6 +188,21 @@ async fn a_missing_bucket_is_named_as_such() {
         assert!(error.to_string().contains("create-bucket"), "{error}");
     }
     let folder = tempfile::tempdir().unwrap();
+    let there = location(&format!("file://{}", folder.path().display()));
+    Bucket::create_bucket(&there, &transport).await.unwrap();
+    let bucket = Bucket::connect(&there, &transport).await.unwrap();
+    create(&bucket, "db/k", &memory("x")).await;
+    // As a share that is not mounted any more.
+    std::fs::rename(folder.path().join("libsql"), folder.path().join("away")).unwrap();
+    for error in [
+        bucket.list("db", None).await.unwrap_err(),
+        bucket.get("db/k").await.unwrap_err(),
+        bucket.create("db/2", &memory("x"), SystemTime::now(), TIMEOUT).await.unwrap_err(),
+        bucket.create("db/2", &file(b"x"), SystemTime::now(), TIMEOUT).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), StoreErrorKind::NoSuchBucket, "{error}");
+    }
+    assert!(!folder.path().join("libsql").exists(), "nothing is written beside it");
     let nowhere = location(&format!("file://{}/x", folder.path().display()));
     let error = Bucket::connect(&nowhere, &transport).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::NoSuchBucket, "{error}");
