@@ -7,7 +7,8 @@ use libsqlite3_sys as ffi;
 
 /// What COMMIT, or the statement that had to write, returns.
 ///
-/// Not `SQLITE_BUSY` for a fenced database: a program would try again for ever, though only opening it anew helps.
+/// Never `SQLITE_BUSY`: COMMIT would leave the transaction open, and a program would try again, for ever where only opening
+/// the database anew helps.
 pub(crate) fn of_commit(kind: ErrorKind) -> c_int {
     match kind {
         ErrorKind::Unavailable | ErrorKind::Damaged => ffi::SQLITE_IOERR_FSYNC,
@@ -18,7 +19,7 @@ pub(crate) fn of_commit(kind: ErrorKind) -> c_int {
         ErrorKind::TooLarge => ffi::SQLITE_TOOBIG,
         ErrorKind::DiskFull => ffi::SQLITE_FULL,
         ErrorKind::Disk => ffi::SQLITE_IOERR_WRITE,
-        ErrorKind::Busy => ffi::SQLITE_BUSY,
+        ErrorKind::Busy => ffi::SQLITE_IOERR_LOCK,
         ErrorKind::Moved => ffi::SQLITE_READONLY_DBMOVED,
     }
 }

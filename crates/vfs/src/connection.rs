@@ -58,8 +58,6 @@ pub(crate) struct Connection {
     dirty: Dirty,
     /// It has written since it was uploaded.
     written_since: bool,
-    /// Its commit was refused: SQLite plays the journal back.
-    refused: bool,
     /// Every page may differ: an earlier transaction was left in the middle.
     unsettled: bool,
     undo: Option<Undo>,
@@ -100,7 +98,6 @@ impl Connection {
             begun: false,
             dirty: Dirty::default(),
             written_since: false,
-            refused: false,
             unsettled: false,
             undo: None,
             wal: WalTracker::default(),
@@ -233,14 +230,6 @@ impl Connection {
         }
         self.refuse_if_forked()?;
         self.abandon();
-        if std::mem::take(&mut self.refused) {
-            if let Ok(Some(mut change)) = self.change_of_main() {
-                self.database.played_back(&mut change.as_change());
-            }
-            self.end_writing();
-            self.end_change();
-            return Ok(());
-        }
         match self.commit_main() {
             Ok(Outcome::Landed(landed)) => {
                 self.pending = Some(Pending { landed, frame: None });
@@ -255,11 +244,7 @@ impl Connection {
             }
             Err(error) => {
                 let code = self.failed(&error);
-                if self.undo.is_some() {
-                    self.undo_main()?;
-                } else {
-                    self.refused = true;
-                }
+                self.undo_main()?;
                 Err(code)
             }
         }
@@ -270,10 +255,13 @@ impl Connection {
             // The playback of the journal of a first transaction leaves an empty file.
             return Ok(Outcome::Unchanged);
         };
-        if self.main.has_moved() && self.database.is_unchanged(&mut change.as_change()) {
-            return Ok(Outcome::Unchanged);
+        if self.main.has_moved() {
+            // The playback of a journal must not fail, or the journal stays and is played onto the new file.
+            if self.database.is_unchanged(&mut change.as_change()) {
+                return Ok(Outcome::Unchanged);
+            }
+            self.refuse_if_moved()?;
         }
-        self.refuse_if_moved()?;
         self.database.commit(&mut change.as_change())
     }
 
@@ -342,7 +330,6 @@ impl Connection {
             self.confirm(None);
         }
         self.end_writing();
-        self.refused = false;
         self.end_change();
     }
 
@@ -379,7 +366,6 @@ impl Connection {
                 self.database.end_change(Untouched::UNKNOWN);
             }
         }
-        self.refused &= level > ffi::SQLITE_LOCK_SHARED;
         result.and(checked(self.main.unlock(level)))
     }
 

@@ -74,19 +74,6 @@ impl Database {
         result
     }
 
-    /// SQLite plays a journal back after the commit was refused. Nothing is asked of the network, and nothing fails: a
-    /// playback that fails leaves a hot journal behind. If anything differs after all, the next transaction compares
-    /// all pages.
-    pub fn played_back(&self, change: &mut Change<'_>) {
-        let settled = self.record().and_then(|mut record| match self.differs(&record, change)? {
-            false => self.settle_writing(&mut record),
-            true => Ok(()),
-        });
-        if let Err(error) = settled {
-            tracing::warn!(%error, "a rollback could not be compared; the next commit compares all pages");
-        }
-    }
-
     /// True if the change puts back what was there before.
     #[must_use]
     pub fn is_unchanged(&self, change: &mut Change<'_>) -> bool {
