@@ -54,7 +54,11 @@ const TIMESTAMP: &str = "litestream-timestamp";
 #[derive(Clone)]
 pub struct Bucket {
     inner: Arc<Inner>,
+    patience: Duration,
 }
+
+/// How long a page of a listing may take, unless [`Bucket::with_patience`] says otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Inner {
     location: Location,
@@ -125,6 +129,7 @@ impl Bucket {
             chain: signed.then(|| Arc::clone(&chain)),
         };
         Ok(Self {
+            patience: PATIENCE,
             inner: Arc::new(Inner {
                 location: location.clone(),
                 reader: Arc::new(builder(retry_reads())?),
@@ -159,6 +164,7 @@ impl Bucket {
     #[must_use]
     pub fn from_object_store(store: Arc<dyn ObjectStore>, location: Location) -> Self {
         Self {
+            patience: PATIENCE,
             inner: Arc::new(Inner {
                 location,
                 reader: Arc::clone(&store),
@@ -170,6 +176,12 @@ impl Bucket {
                 folder: None,
             }),
         }
+    }
+
+    /// The same bucket, where each page of a listing may take this long.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Where the bucket is.
@@ -199,13 +211,21 @@ impl Bucket {
         let op = "LIST";
         let path = self.path(op, prefix)?;
         self.count(Operation::List, 0);
-        let stream = match after {
+        let mut stream = match after {
             Some(after) => self.inner.reader.list_with_offset(Some(&path), &self.path(op, after)?),
             None => self.inner.reader.list(Some(&path)),
         };
-        let result: Result<Vec<ObjectMeta>, _> = stream.try_collect().await;
-        let found = self.checked(op, prefix, None, result).await?;
-        let mut objects: Vec<Object> = found.into_iter().map(object).collect();
+        let mut objects = Vec::new();
+        loop {
+            let Ok(next) = tokio::time::timeout(self.patience, stream.try_next()).await else {
+                let cause = format!("not answered within {:.1} s", self.patience.as_secs_f32());
+                return Err(self.error(StoreErrorKind::Interrupted, op, prefix, cause));
+            };
+            match self.checked(op, prefix, None, next).await? {
+                Some(meta) => objects.push(object(meta)),
+                None => break,
+            }
+        }
         // S3 lists in this order; a folder on a disk does not.
         objects.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(objects)

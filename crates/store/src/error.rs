@@ -168,7 +168,7 @@ impl fmt::Display for StoreError {
 impl Error for StoreError {}
 
 /// The most telling text of an error chain: its end, in one line, without the XML around an S3 code.
-fn deepest(error: &dyn Error) -> String {
+pub(crate) fn deepest(error: &dyn Error) -> String {
     let mut last: &dyn Error = error;
     while let Some(source) = last.source() {
         last = source;

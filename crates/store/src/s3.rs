@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::body::{FileBody, chunks, read_chunk};
 use crate::credentials::Chain;
-use crate::error::{brief, kind_of_status};
+use crate::error::{brief, deepest, kind_of_status};
 use crate::transport::{Metered, retry_after};
 use crate::{Body, Location, StoreError, StoreErrorKind};
 
@@ -94,7 +94,7 @@ impl Requests {
                 HttpErrorKind::Connect => StoreErrorKind::Unreachable,
                 _ => StoreErrorKind::Interrupted,
             };
-            self.error(kind, key, brief(&deepest(&e)))
+            self.error(kind, key, deepest(&e))
         })?;
         let status = response.status();
         let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
@@ -137,12 +137,4 @@ async fn sha256(body: Body) -> std::io::Result<digest::Digest> {
             tokio::task::spawn_blocking(hash).await.map_err(std::io::Error::other)?
         }
     }
-}
-
-fn deepest(error: &dyn std::error::Error) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
 }

@@ -210,7 +210,14 @@ unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: i64) -> c_int 
 }
 
 unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
-    forward!(file.xSync(flags), ffi::SQLITE_IOERR_FSYNC)
+    guard(|| {
+        let result = forward!(file.xSync(flags), ffi::SQLITE_IOERR_FSYNC);
+        // SAFETY: the file is ours and open.
+        if let (Role::Wal(shared), true) = (unsafe { role_of(file) }, result != ffi::SQLITE_OK) {
+            lock(shared).wal_failed();
+        }
+        result
+    })
 }
 
 unsafe extern "C" fn file_size(file: *mut ffi::sqlite3_file, size: *mut i64) -> c_int {
@@ -218,7 +225,14 @@ unsafe extern "C" fn file_size(file: *mut ffi::sqlite3_file, size: *mut i64) -> 
 }
 
 unsafe extern "C" fn lock_file(file: *mut ffi::sqlite3_file, level: c_int) -> c_int {
-    forward!(file.xLock(level), ffi::SQLITE_IOERR_LOCK)
+    guard(|| {
+        let result = forward!(file.xLock(level), ffi::SQLITE_IOERR_LOCK);
+        // SAFETY: the file is ours and open.
+        if let (ffi::SQLITE_OK, Role::Main(shared)) = (result, unsafe { role_of(file) }) {
+            lock(shared).locked_main(level);
+        }
+        result
+    })
 }
 
 unsafe extern "C" fn unlock_file(file: *mut ffi::sqlite3_file, level: c_int) -> c_int {

@@ -52,11 +52,12 @@ impl Database {
 
     /// Gives the local file a second name: what is only in it is not thrown away.
     fn keep_aside(&self) -> Result<()> {
-        let seconds = milliseconds(SystemTime::now()) / 1000;
+        let time = milliseconds(SystemTime::now());
         for suffix in ["", "-wal"] {
-            let (from, kept) = (with_suffix(self.path(), suffix), format!("-bottomless-lost-{seconds}{suffix}"));
+            let (from, kept) = (with_suffix(self.path(), suffix), format!("-bottomless-lost-{time}{suffix}"));
             let kept = with_suffix(self.path(), &kept);
-            match fs::hard_link(&from, &kept) {
+            // Not every file system has links. Without the file, a crash before the next step is an empty file to fill.
+            match fs::hard_link(&from, &kept).or_else(|_| fs::rename(&from, &kept)) {
                 Ok(()) => tracing::warn!("what the local file held is kept as {}", kept.display()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(self.disk(&kept, &error)),

@@ -25,9 +25,6 @@ struct Found {
     refused: bool,
 }
 
-/// How many positions a file that was changed is compared with, to see whether it only lost its tail.
-const LOST_TAIL: usize = 1000;
-
 /// What is to be done about a local file that is not empty.
 #[derive(Debug)]
 enum Verdict {
@@ -182,10 +179,10 @@ impl Database {
         }
         let last = listing.last_txid();
         let Some(record) = known.filter(|record| record.position.txid <= last && !record.owes_all) else {
-            return self.look_up(local, listing, usize::MAX);
+            return self.look_up(local, listing);
         };
         if !self.is_in_history(record, listing)? {
-            return self.look_up(local, listing, usize::MAX);
+            return self.look_up(local, listing);
         }
         let changed = self.changed_pages(record, local)?;
         let landed = self.landed(record)?;
@@ -201,7 +198,7 @@ impl Database {
             return Ok(if at_end { Verdict::Same(position) } else { Verdict::Behind(position) });
         }
         // A file that equals an earlier position lost its tail.
-        match self.look_up(local, listing, LOST_TAIL)? {
+        match self.look_up(local, listing)? {
             Verdict::Conflict if self.may_be_torn(record)? => Ok(Verdict::Torn),
             Verdict::Conflict if at_end => Ok(Verdict::Changed(changed)),
             verdict => Ok(verdict),
@@ -223,9 +220,9 @@ impl Database {
         Ok(Some(Found { header: ends.header, refused: refused && !self.is_other_boot()? }))
     }
 
-    /// The position whose database checksum the local file has; one header is read for each of the `newest` positions.
-    fn look_up(&self, local: &Local, listing: &Listing, newest: usize) -> Result<Verdict> {
-        Ok(match self.block_on(self.history().find_position(listing, local.total, newest))? {
+    /// The position whose database checksum the local file has. One header is read for each position, newest first.
+    fn look_up(&self, local: &Local, listing: &Listing) -> Result<Verdict> {
+        Ok(match self.block_on(self.history().find_position(listing, local.total))? {
             Some(position) if position.txid == listing.last_txid() => Verdict::Same(position),
             Some(position) => Verdict::Behind(position),
             None => Verdict::Conflict,

@@ -71,14 +71,20 @@ impl Database {
     }
 
     fn prepare(path: &Path, config: Config, bucket: Bucket, process: &Arc<Process>) -> Result<Self> {
-        let history = History::new(bucket, config.database_id.clone());
+        let history = History::new(bucket.with_patience(config.timeout), config.database_id.clone());
         let state = StateFile::open(path)
             .map_err(|error| Error::disk(format_args!("{}{}", path.display(), crate::state::SUFFIX), &error))?;
         Ok(Self::assemble(path, config, state, history, Arc::clone(process)))
     }
 
     fn synchronize(&self, host: &dyn Host) -> Result<()> {
-        let alone = self.state().try_lock_exclusive().map_err(|error| self.state_error(&error))?;
+        let disk = |error: std::io::Error| self.state_error(&error);
+        let mut alone = self.state().try_lock_exclusive().map_err(disk)?;
+        if !alone {
+            // Another has it open, or is synchronizing. If that one has failed meanwhile, it is our turn.
+            self.state().lock_shared().map_err(disk)?;
+            alone = self.state().try_lock_exclusive().map_err(disk)?;
+        }
         if alone {
             self.synchronize_alone(host)?;
             // A WAL is as SQLite's recovery finds it, and as all pages were compared.
@@ -98,7 +104,7 @@ impl Database {
 
     /// One LIST: what the bucket holds, or what it holds from `after` on.
     fn list(&self, after: Option<Txid>) -> Result<Listing> {
-        let listing = self.within(self.config().timeout, self.history().list(after))?;
+        let listing = self.block_on(self.history().list(after))?;
         if listing.foreign() > 0 {
             tracing::warn!(
                 database = %self.name(),
