@@ -38,7 +38,7 @@ test: all test-tools
 
 # Transactions and databases of a gigabyte: some minutes, and some 5 GiB of disk.
 test-heavy: all test-tools
-	cd e2e && $(CARGO) test --test it -- --ignored --test-threads=1
+	cd e2e && $(CARGO) test --test it -- --ignored --test-threads=1 --nocapture
 
 # Commits and reads next to their floors, in one run, with the release build.
 bench: release test-tools

@@ -25,6 +25,8 @@ pub struct Database {
     wal_path: PathBuf,
     config: Config,
     history: History,
+    /// A hash of endpoint, bucket and database id, which the record carries.
+    identity: u64,
     state: StateFile,
     process: Arc<Process>,
     live: Mutex<Live>,
@@ -75,9 +77,11 @@ pub struct Begun {
 
 impl Database {
     pub(crate) fn assemble(path: &Path, config: Config, state: StateFile, history: History, p: Arc<Process>) -> Self {
+        let text = format!("{}\0{}", history.bucket().location(), config.database_id);
         Self {
             path: path.to_owned(),
             wal_path: wal_of(path),
+            identity: RunningChecksum::of(text.as_bytes()).finish().get(),
             config,
             history,
             state,
@@ -233,8 +237,7 @@ impl Database {
     // The record.
 
     pub(crate) fn identity(&self) -> u64 {
-        let text = format!("{}\0{}", self.bucket().location(), self.config.database_id);
-        RunningChecksum::of(text.as_bytes()).finish().get()
+        self.identity
     }
 
     /// The record, if there is a valid one for this database.

@@ -302,7 +302,7 @@ impl Bucket {
         time: SystemTime,
         timeout: Duration,
     ) -> Result<CreateOutcome, StoreError> {
-        self.put(key, body, PutMode::Create, Some(time), timeout).await
+        self.put(key, body, PutMode::Create, time, timeout).await
     }
 
     /// Writes an object whether or not it exists: for stores without conditional writes.
@@ -316,7 +316,7 @@ impl Bucket {
         time: SystemTime,
         timeout: Duration,
     ) -> Result<CreateOutcome, StoreError> {
-        self.put(key, body, PutMode::Overwrite, Some(time), timeout).await
+        self.put(key, body, PutMode::Overwrite, time, timeout).await
     }
 
     async fn put(
@@ -324,7 +324,7 @@ impl Bucket {
         key: &str,
         body: &Body,
         mode: PutMode,
-        time: Option<SystemTime>,
+        time: SystemTime,
         timeout: Duration,
     ) -> Result<CreateOutcome, StoreError> {
         let sending = async {
@@ -347,13 +347,13 @@ impl Bucket {
         key: &str,
         bytes: Bytes,
         mode: PutMode,
-        time: Option<SystemTime>,
+        time: SystemTime,
     ) -> Result<CreateOutcome, StoreError> {
         let op = "PUT";
         let path = self.path(op, key)?;
         self.count(Operation::Put, bytes.len() as u64);
         let mut attributes = Attributes::new();
-        if let Some(time) = time.filter(|_| self.inner.folder.is_none()) {
+        if self.inner.folder.is_none() {
             attributes.insert(Attribute::Metadata(TIMESTAMP.into()), rfc3339(time).into());
         }
         let seen = Seen::default();
@@ -373,13 +373,13 @@ impl Bucket {
         key: &str,
         body: &Body,
         mode: PutMode,
-        time: Option<SystemTime>,
+        time: SystemTime,
     ) -> Result<CreateOutcome, StoreError> {
         let Body::File { file, length } = body else {
             return Err(self.error(StoreErrorKind::Disk, "PUT", key, "not a file"));
         };
         if let Some(requests) = &self.inner.requests {
-            let timestamp = rfc3339(time.unwrap_or(SystemTime::UNIX_EPOCH));
+            let timestamp = rfc3339(time);
             let mut headers = vec![("x-amz-meta-litestream-timestamp", timestamp.as_str())];
             if mode == PutMode::Create {
                 headers.push(("if-none-match", "*"));
