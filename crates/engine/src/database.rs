@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bottomless_history::{History, HistoryError};
 use bottomless_ltx::{Checksum, Header, PageNumber, RunningChecksum, Txid};
+use bottomless_points::{Point, reach};
 use bottomless_store::Bucket;
 
 use crate::clock::boot_id;
@@ -231,6 +232,7 @@ impl Database {
         if let Err(error) = self.record().and_then(|record| self.write_record(&Record { intent: None, ..record })) {
             tracing::warn!(%error, "the local state could not be written");
         }
+        reach(Point::Fenced);
         error
     }
 
@@ -276,7 +278,9 @@ impl Database {
         // While the page checksums change the intent stands, so that a crash in between is seen.
         let mut pages = self.page_checksums();
         pages.update(&landed.pages)?;
+        reach(Point::ConfirmPages);
         pages.truncate(landed.size_in_pages)?;
+        reach(Point::ConfirmTruncated);
         record.position = landed.position;
         record.page_size = Some(landed.page_size);
         record.size_in_pages = landed.size_in_pages;
@@ -287,7 +291,9 @@ impl Database {
         record.owes_all = false;
         record.wal = wal;
         record.main_inode = self.note_inode();
-        self.state.write(&record)
+        self.state.write(&record)?;
+        reach(Point::ConfirmRecorded);
+        Ok(())
     }
 
     /// The program was told that the transaction of the intent failed.
@@ -443,7 +449,10 @@ impl Drop for Database {
                 // A WAL that stays may not be on the disk yet.
                 Some(mark) if !mark.clean && mark.stamp.is_some_and(|stamp| !stamp.has_wal()) => {
                     self.state.sync()?;
-                    self.state.write_mark(&Mark { clean: true, ..mark })
+                    reach(Point::CloseSynced);
+                    self.state.write_mark(&Mark { clean: true, ..mark })?;
+                    reach(Point::CloseMarked);
+                    Ok(())
                 }
                 _ => Ok(()),
             }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bottomless_ltx::{Checksum, DecodeError, PageSize, Position, RunningChecksum, Txid, decode_frames};
+use bottomless_points::{Point, reach};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
@@ -144,6 +145,7 @@ impl History {
                 }
             };
             worker.apply(object, target, limit).await?;
+            reach(Point::RestoreApplied);
             if complete {
                 break;
             }

@@ -213,8 +213,10 @@ unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
     guard(|| {
         let result = forward!(file.xSync(flags), ffi::SQLITE_IOERR_FSYNC);
         // SAFETY: the file is ours and open.
-        if let (Role::Wal(shared), true) = (unsafe { role_of(file) }, result != ffi::SQLITE_OK) {
-            lock(shared).wal_failed();
+        match unsafe { role_of(file) } {
+            Role::Wal(shared) if result != ffi::SQLITE_OK => lock(shared).wal_failed(),
+            Role::Main(shared) => lock(shared).synced_main(),
+            Role::Wal(_) => {}
         }
         result
     })

@@ -7,6 +7,7 @@ use std::ptr;
 
 use bottomless_engine::config::Config;
 use bottomless_engine::{Database, Untouched};
+use bottomless_points::{Point, reach};
 use libsqlite3_sys as ffi;
 
 use crate::connection::Connection;
@@ -168,10 +169,15 @@ unsafe extern "C" fn delete(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, syn
         // The last connection removes a WAL that it has copied into the main file: no change of the database.
         let main = wal.as_bytes().strip_suffix(b"-wal").map(OsStr::from_bytes);
         let Some(database) = main.and_then(|main| Database::find(Path::new(main))) else {
-            return forward!(vfs.xDelete(name, sync_dir), ffi::SQLITE_IOERR_DELETE);
+            reach(Point::JournalDeleting);
+            let code = forward!(vfs.xDelete(name, sync_dir), ffi::SQLITE_IOERR_DELETE);
+            reach(Point::JournalDeleted);
+            return code;
         };
         let untouched = database.begin_change().unwrap_or(Untouched::UNKNOWN);
+        reach(Point::WalDeleting);
         let code = forward!(vfs.xDelete(name, sync_dir), ffi::SQLITE_IOERR_DELETE);
+        reach(Point::WalDeleted);
         database.end_change(untouched);
         if code == ffi::SQLITE_OK && untouched != Untouched::UNKNOWN {
             database.note_no_wal();

@@ -7,6 +7,7 @@ mod settle;
 mod spool;
 
 use bottomless_ltx::{Checksum, PageNumber, PageSize, Position};
+use bottomless_points::{Point, reach};
 use roaring::RoaringBitmap;
 
 use crate::database::{Database, Untouched};
@@ -69,6 +70,7 @@ impl Database {
 
     fn noted(&self, result: Result<Outcome>) -> Result<Outcome> {
         if let Err(error) = &result {
+            reach(Point::CommitFailed);
             self.note_error(error);
         }
         result
@@ -84,10 +86,12 @@ impl Database {
     ///
     /// What fails here costs a look at the bucket at the next commit, never the transaction: the intent stays.
     pub fn confirm(&self, landed: Landed, untouched: Untouched, wal: Option<WalEnd>) {
+        reach(Point::ConfirmBegun);
         if let Err(error) = self.take_over(&landed, wal).and_then(|()| self.try_end_change(untouched)) {
             let text = format!("{}: the local state could not be written: {error}", self.state_path().display());
             tracing::warn!("{text}; the next commit will ask the bucket where it is");
         }
+        reach(Point::ConfirmMarked);
     }
 
     /// SQLite did not commit the transaction, though it is in the bucket: the next one takes it back.
@@ -100,5 +104,6 @@ impl Database {
         if let Err(error) = self.refuse_intent() {
             tracing::warn!("{}: the local state could not be written: {error}", self.state_path().display());
         }
+        reach(Point::Abandoned);
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bottomless_history::ObjectName;
 use bottomless_ltx::{Checksum, Header, PageNumber, Position, WriterId};
+use bottomless_points::{Point, reach};
 use bottomless_store::probe::{self, Proof};
 use roaring::RoaringBitmap;
 
@@ -39,6 +40,7 @@ impl Database {
     }
 
     pub(super) fn try_commit(&self, change: &mut Change<'_>) -> Result<Outcome> {
+        reach(Point::CommitBegun);
         self.refuse_if_fenced()?;
         let deadline = Instant::now() + self.config().timeout;
         let mut record = self.record()?;
@@ -50,6 +52,7 @@ impl Database {
         };
         if let Some(intent) = record.intent {
             base = self.settle(&record, &intent, base, deadline)?;
+            reach(Point::CommitSettled);
         }
         for _ in 0..ROUNDS {
             let writer = match record.intent.filter(|intent| intent.txid == base.position.txid.next()) {
@@ -60,14 +63,18 @@ impl Database {
                 self.settle_writing(&mut record)?;
                 return Ok(Outcome::Unchanged);
             };
+            reach(Point::CommitDrafted);
             self.prove(&mut record, left(deadline))?;
+            reach(Point::CommitProven);
             let intent =
                 Intent { txid: draft.position.txid, writer, file_checksum: draft.file_checksum, refused: false };
             let before = record.intent.replace(intent);
             self.write_record(&record)?;
+            reach(Point::CommitIntended);
             let published = self.block_on(publish(self.history(), &draft, self.config().fencing, left(deadline)));
             match published {
                 Published::Done { e_tag } => {
+                    reach(Point::CommitLanded);
                     if record.page_size.is_some_and(|old| old != change.page_size) {
                         self.also_as_snapshot(&draft, left(deadline));
                     }

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use bottomless_history::{Base, HistoryError, Listing, RestoreOptions, Restored};
 use bottomless_ltx::{Checksum, PageNumber, Position};
+use bottomless_points::{Point, reach};
 
 use crate::clock::milliseconds;
 use crate::database::{Database, Untouched, with_suffix};
@@ -62,6 +63,7 @@ impl Database {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(self.disk(&kept, &error)),
             }
+            reach(Point::FillKept);
         }
         Ok(())
     }
@@ -70,12 +72,14 @@ impl Database {
     pub(super) fn catch_up(&self, host: &dyn Host, listing: &Listing, from: Position) -> Result<()> {
         tracing::info!(database = %self.name(), from = %from.txid, to = %listing.last_txid(), "catching up");
         host.checkpoint()?;
+        reach(Point::CatchUpCheckpointed);
         host.with_exclusive_lock(&mut |main| {
             if fs::metadata(self.wal_path()).is_ok_and(|wal| wal.len() > 0) {
                 let text = "the database is behind the bucket, and a connection on this machine keeps its WAL in use; \
                             close it and open the database again";
                 return Err(Error::new(ErrorKind::Busy, text));
             }
+            reach(Point::CatchUpLocked);
             let (path, restored) = self.restore(listing, Some((from, main)))?;
             self.put_in_place(&path, &restored)
         })
@@ -100,6 +104,7 @@ impl Database {
                 file.set_permissions(metadata.permissions()).map_err(disk)?;
             }
             file.sync_all().map_err(disk)?;
+            reach(Point::FillRestored);
             Ok(restored)
         })();
         match restored {
@@ -130,6 +135,7 @@ impl Database {
             page_checksums.push(checksum);
         }
         out.flush().map_err(disk)?;
+        reach(Point::CatchUpCopied);
         if total == position.checksum { Ok(Base { position, page_size, page_checksums }) } else { Err(changed()) }
     }
 
@@ -145,10 +151,14 @@ impl Database {
                 Err(error) => return Err(self.disk(&stale, &error)),
             }
         }
+        reach(Point::FillCleared);
         fs::rename(path, self.path()).map_err(|e| self.disk(self.path(), &e))?;
+        reach(Point::FillRenamed);
         let folder = self.folder();
         File::open(&folder).and_then(|folder| folder.sync_all()).map_err(|e| self.disk(&folder, &e))?;
+        reach(Point::FillSynced);
         self.record_restored(restored).map_err(|e| self.state_error(&e))?;
+        reach(Point::FillRecorded);
         tracing::info!(database = %self.name(), txid = %restored.position.txid, "restored from the bucket");
         Ok(())
     }
@@ -159,6 +169,7 @@ impl Database {
         let mut pages = self.page_checksums();
         pages.truncate(0)?;
         pages.update(&updates)?;
+        reach(Point::FillPages);
         self.state().write(&Record {
             position: restored.position,
             page_size: Some(restored.page_size),

@@ -2,6 +2,7 @@
 
 use bottomless_history::{Entry, Listing, ObjectName};
 use bottomless_ltx::{Checksum, Header, PageNumber, Position, Txid};
+use bottomless_points::{Point, reach};
 use roaring::RoaringBitmap;
 
 use crate::commit::publish::find_ends;
@@ -125,6 +126,7 @@ impl Database {
         let local = Local { checksums, total };
         let verdict = self.judge(known.as_ref(), listing, &local)?;
         tracing::debug!(database = %self.name(), ?verdict, "compared with the bucket");
+        reach(Point::OpenJudged);
         let last = listing.last_txid();
         match verdict {
             Verdict::Same(position) => {
@@ -282,7 +284,9 @@ impl Database {
             proven: known.proven,
             intent: known.intent.filter(|intent| same && intent.txid > position.txid),
             ..Record::fresh(self.identity())
-        })
+        })?;
+        reach(Point::OpenAdopted);
+        Ok(())
     }
 
     fn write_pages(&self, local: &Local) -> Result<()> {
@@ -294,7 +298,9 @@ impl Database {
             .truncate(0)
             .and_then(|()| pages.update(&updates))
             .and_then(|()| pages.truncate(size))
-            .map_err(|error| self.state_error(&error))
+            .map_err(|error| self.state_error(&error))?;
+        reach(Point::OpenPages);
+        Ok(())
     }
 
     /// The next transaction, behind the bucket's last, is to carry the whole local file.
@@ -321,7 +327,9 @@ impl Database {
             // One of ours that may still arrive.
             intent: known.and_then(|record| record.intent).filter(|intent| intent.txid == last.next()),
             ..Record::fresh(self.identity())
-        })
+        })?;
+        reach(Point::OpenAdopted);
+        Ok(())
     }
 
     /// Publishes what differs from the record (all of it, if the record owes that) as the next transaction.
@@ -329,7 +337,10 @@ impl Database {
         let (page_size, size_in_pages) = (reader.page_size(), reader.size_in_pages());
         match self.publish(&mut Change { page_size, size_in_pages, written, source: reader })? {
             Outcome::Unchanged => Ok(()),
-            Outcome::Landed(landed) => self.take_over(&landed, None).map_err(|error| self.state_error(&error)),
+            Outcome::Landed(landed) => {
+                reach(Point::OpenPublished);
+                self.take_over(&landed, None).map_err(|error| self.state_error(&error))
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError};
 
 use bottomless_history::{DatabaseId, History, Listing};
 use bottomless_ltx::Txid;
+use bottomless_points::{Point, reach};
 use bottomless_store::Bucket;
 
 use crate::config::Config;
@@ -86,6 +87,7 @@ impl Database {
             alone = self.state().try_lock_exclusive().map_err(disk)?;
         }
         if alone {
+            reach(Point::OpenLocked);
             self.synchronize_alone(host)?;
             // A WAL is as SQLite's recovery finds it, and as all pages were compared.
             let has_wal = std::fs::metadata(self.wal_path()).is_ok_and(|wal| wal.len() > 0);
@@ -95,6 +97,7 @@ impl Database {
             if opened != record {
                 self.write_record(&opened)?;
             }
+            reach(Point::OpenDone);
         }
         // From here on other processes know that this one has the database open; where one of them is synchronizing,
         // this waits for it.
@@ -105,6 +108,7 @@ impl Database {
     /// One LIST: what the bucket holds, or what it holds from `after` on.
     fn list(&self, after: Option<Txid>) -> Result<Listing> {
         let listing = self.block_on(self.history().list(after))?;
+        reach(Point::OpenListed);
         if listing.foreign() > 0 {
             tracing::warn!(
                 database = %self.name(),

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use bottomless_engine::{Error, ErrorKind, Outcome, Untouched, WalEnd, shape};
+use bottomless_points::{Point, reach};
 use libsqlite3_sys as ffi;
 
 use super::{Connection, Failed, Pending, checked};
@@ -34,7 +35,9 @@ impl Connection {
             self.dirty.add(offset, data.len());
             self.written_since = true;
         }
-        checked(self.main.write(data, offset))
+        checked(self.main.write(data, offset))?;
+        reach(if self.checkpoint.is_none() { Point::PageWritten } else { Point::CheckpointPage });
+        Ok(())
     }
 
     /// SQLite is about to let the main file grow, before the first write of a transaction. A program may say so too,
@@ -72,6 +75,7 @@ impl Connection {
             self.undo = Some(undo.map_err(|error| self.disk_failed("the rollback of a transaction", &error))?);
         }
         self.begun = true;
+        reach(Point::WritingBegun);
         Ok(())
     }
 
@@ -183,6 +187,7 @@ impl Connection {
             return Ok(());
         };
         undo.restore(self.main).map_err(|error| self.disk_failed("a transaction could not be rolled back", &error))?;
+        reach(Point::Undone);
         self.end_writing();
         self.database.undone().map_err(|error| self.failed(&error))?;
         self.end_change();
@@ -221,11 +226,20 @@ impl Connection {
 
     pub(crate) fn begin_checkpoint(&mut self) {
         self.checkpoint = Some(self.database.begin_change().unwrap_or(Untouched::UNKNOWN));
+        reach(Point::CheckpointBegun);
     }
 
     pub(crate) fn end_checkpoint(&mut self) {
         if let Some(untouched) = self.checkpoint.take() {
             self.database.end_change(untouched);
+        }
+        reach(Point::CheckpointDone);
+    }
+
+    /// The main file was made durable.
+    pub(crate) fn synced_main(&self) {
+        if self.begun {
+            reach(Point::MainSynced);
         }
     }
 }

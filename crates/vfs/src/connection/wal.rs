@@ -3,6 +3,7 @@
 use bottomless_engine::wal::{Observed, WAL_HEADER, WalTracker};
 use bottomless_engine::{Change, Error, ErrorKind, Outcome};
 use bottomless_ltx::{Checksum, PageNumber};
+use bottomless_points::{Point, reach};
 use roaring::RoaringBitmap;
 
 use super::{CommitFrame, Connection, Failed, Pending, checked};
@@ -30,7 +31,18 @@ impl Connection {
             checked(wal.read(&mut header, 0))?;
             self.wal.adopt_header(&header);
         }
-        let result = self.observe_wal(wal, data, offset).and_then(|()| checked(wal.write(data, offset)));
+        let commits = self.pending.is_none();
+        let result = self.observe_wal(wal, data, offset).and_then(|()| {
+            let commits = commits && self.pending.is_some();
+            if commits {
+                reach(Point::FrameWriting);
+            }
+            checked(wal.write(data, offset))?;
+            if commits {
+                reach(Point::FrameWritten);
+            }
+            Ok(())
+        });
         if result.is_err() {
             self.wal_failed();
         }
@@ -79,6 +91,7 @@ impl Connection {
         if self.change.is_none() {
             self.refuse_if_forked()?;
             self.change = Some(self.database.begin_change().map_err(|error| self.failed(&error))?);
+            reach(Point::FramesBegun);
         }
         Ok(())
     }
@@ -115,7 +128,9 @@ impl Connection {
 
     /// SQLite cuts the WAL off.
     pub(crate) fn truncate_wal(&mut self, wal: RealFile, size: u64) -> Failed {
-        self.bracketed(|_| checked(wal.truncate(size)))
+        self.bracketed(|_| checked(wal.truncate(size)))?;
+        reach(Point::WalTruncated);
+        Ok(())
     }
 
     /// A writer has taken the WAL's write lock.
@@ -127,6 +142,9 @@ impl Connection {
 
     /// A writer is about to give the WAL's write lock up. What SQLite has committed is in the WAL index by now.
     pub(crate) fn wal_unlocking(&mut self) {
+        if self.change.is_some() {
+            reach(Point::WalUnlocking);
+        }
         let end = self.main.wal_end();
         match self.pending.as_ref().and_then(|pending| pending.frame) {
             Some(frame) if end.is_some_and(|end| end.frames >= frame.number) => {
