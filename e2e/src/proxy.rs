@@ -49,6 +49,20 @@ struct Rule {
     method: Option<String>,
     contains: String,
     fault: Fault,
+    /// Only this one of the requests that it is for, counted from 1.
+    only: Option<usize>,
+    met: usize,
+}
+
+impl Rule {
+    /// Whether the fault is for this request.
+    fn takes(&mut self, method: &str, target: &str) -> bool {
+        if self.method.as_ref().is_some_and(|m| m != method) || !target.contains(&self.contains) {
+            return false;
+        }
+        self.met += 1;
+        self.only.is_none_or(|only| only == self.met)
+    }
 }
 
 #[derive(Default)]
@@ -117,7 +131,17 @@ impl Proxy {
 
     /// From now on this happens to requests with this method (or any) whose target contains the text.
     pub fn fail_only(&self, method: Option<&str>, contains: &str, fault: Fault) {
-        let rule = Rule { method: method.map(str::to_owned), contains: contains.to_owned(), fault };
+        self.add(method, contains, fault, None);
+    }
+
+    /// This happens to the n-th request from now on, counted from 1; rules that came earlier count only what they leave.
+    pub fn fail_at(&self, number: usize, fault: Fault) {
+        self.add(None, "", fault, Some(number));
+    }
+
+    fn add(&self, method: Option<&str>, contains: &str, fault: Fault, only: Option<usize>) {
+        let method = method.map(str::to_owned);
+        let rule = Rule { method, contains: contains.to_owned(), fault, only, met: 0 };
         let mut state = self.shared.state();
         state.rules.push(rule);
         state.gathered = 0;
@@ -257,11 +281,7 @@ fn serve(shared: &Shared, client: &TcpStream) -> std::io::Result<()> {
         let target = words.next().unwrap_or_default().to_owned();
         let (index, fault, generation) = {
             let mut state = shared.state();
-            let fault = state
-                .rules
-                .iter()
-                .find(|r| r.method.as_ref().is_none_or(|m| *m == method) && target.contains(&r.contains))
-                .map(|r| r.fault);
+            let fault = state.rules.iter_mut().find_map(|rule| rule.takes(&method, &target).then_some(rule.fault));
             state.requests.push(Request {
                 method: method.clone(),
                 target,

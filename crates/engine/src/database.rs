@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bottomless_history::{History, HistoryError};
 use bottomless_ltx::{Checksum, Header, PageNumber, RunningChecksum, Txid};
@@ -173,16 +173,12 @@ impl Database {
         timeout: Duration,
         request: impl Future<Output = std::result::Result<T, HistoryError>>,
     ) -> Result<T> {
+        let asked = Instant::now();
         match self.block_on(async { tokio::time::timeout(timeout, request).await }) {
             Ok(result) => result.map_err(Error::from),
             Err(_) => {
-                let text = format!(
-                    "{}: {} did not answer within {:.1} s",
-                    self.name(),
-                    self.bucket().location(),
-                    timeout.as_secs_f32()
-                );
-                Err(Error::new(ErrorKind::Unavailable, text))
+                let error = self.bucket().given_up("GET", self.config.database_id.as_str(), asked, timeout);
+                Err(Error::from(error).context(self.name()))
             }
         }
     }

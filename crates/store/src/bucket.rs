@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -19,7 +19,7 @@ use object_store::{
 use crate::credentials::{Chain, ForObjectStore};
 use crate::meter::{Meter, Operation};
 use crate::s3::Requests;
-use crate::transport::{Metered, Seen};
+use crate::transport::{Metered, Refusal, Seen};
 use crate::{Body, Counters, Endpoint, Location, StoreError, StoreErrorKind, Transport, local};
 
 /// What a listing tells of an object.
@@ -97,7 +97,7 @@ impl Bucket {
 
     async fn s3(location: &Location, url: &url::Url, transport: &Transport) -> Result<Self, StoreError> {
         let meter = Meter::default();
-        let wire = Metered { transport: transport.clone(), meter: meter.clone() };
+        let wire = Metered { transport: transport.clone(), meter: meter.clone(), refusal: Refusal::default() };
         let chain = Arc::new(Chain::new(location.endpoint.is_local()).await);
         let signed = chain.any().await.map_err(|error| {
             StoreError::new(StoreErrorKind::NoCredentials, "sign a request", "", location, error.to_string())
@@ -217,9 +217,9 @@ impl Bucket {
         };
         let mut objects = Vec::new();
         loop {
+            let asked = Instant::now();
             let Ok(next) = tokio::time::timeout(self.patience, stream.try_next()).await else {
-                let cause = format!("not answered within {:.1} s", self.patience.as_secs_f32());
-                return Err(self.error(StoreErrorKind::Interrupted, op, prefix, cause));
+                return Err(self.given_up(op, prefix, asked, self.patience));
             };
             match self.checked(op, prefix, None, next).await? {
                 Some(meta) => objects.push(object(meta)),
@@ -333,12 +333,10 @@ impl Bucket {
                 Body::File { .. } => self.put_file(key, body, mode, time).await,
             }
         };
+        let asked = Instant::now();
         match tokio::time::timeout(timeout, sending).await {
             Ok(result) => result,
-            Err(_) => {
-                let cause = format!("not answered within {:.1} s", timeout.as_secs_f32());
-                Err(self.error(StoreErrorKind::Interrupted, "PUT", key, cause))
-            }
+            Err(_) => Err(self.given_up("PUT", key, asked, timeout)),
         }
     }
 
@@ -473,6 +471,23 @@ impl Bucket {
         cause: impl Into<String>,
     ) -> StoreError {
         self.error(kind, operation, key, cause)
+    }
+
+    /// The error of a caller that has waited `limit` since `asked`, and waits no longer: what the service answered
+    /// meanwhile, if it did. A read that is refused for now is tried again until somebody gives up.
+    #[must_use]
+    pub fn given_up(&self, operation: &'static str, key: &str, asked: Instant, limit: Duration) -> StoreError {
+        let limit = limit.as_secs_f32();
+        match self.inner.requests.as_ref().and_then(|requests| requests.wire.refusal.after(asked)) {
+            Some(status) => {
+                let cause = format!("answered {status}, tried again for {limit:.1} s");
+                self.error(StoreErrorKind::Busy, operation, key, cause)
+            }
+            None => {
+                let cause = format!("not answered within {limit:.1} s");
+                self.error(StoreErrorKind::Interrupted, operation, key, cause)
+            }
+        }
     }
 
     pub(crate) fn error(

@@ -195,6 +195,11 @@ pub(crate) fn brief(text: &str) -> String {
     }
 }
 
+/// True if the same request may be answered otherwise later. 408 is S3's RequestTimeout: the body did not arrive in time.
+pub(crate) fn is_busy(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 429 | 500 | 502..)
+}
+
 /// The kind of a reply that is no success.
 pub(crate) fn kind_of_status(status: StatusCode, text: &str) -> StoreErrorKind {
     match status.as_u16() {
@@ -207,8 +212,7 @@ pub(crate) fn kind_of_status(status: StatusCode, text: &str) -> StoreErrorKind {
         404 if text.contains("NoSuchBucket") => StoreErrorKind::NoSuchBucket,
         404 => StoreErrorKind::NotFound,
         501 => StoreErrorKind::Unsupported,
-        // 408 is S3's RequestTimeout: the body did not arrive in time, which may be tried again.
-        408 | 429 | 500.. => StoreErrorKind::Busy,
+        _ if is_busy(status) => StoreErrorKind::Busy,
         _ => StoreErrorKind::Rejected,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http::StatusCode;
@@ -13,6 +13,7 @@ use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
 };
 
+use crate::error::is_busy;
 use crate::meter::{Meter, Operation};
 
 /// Time in which a connection must come about.
@@ -81,11 +82,30 @@ pub(crate) fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
+/// The last answer of a service that can't just now, until it answers otherwise: whoever gives up while requests are
+/// tried again behind its back knows from here what they met.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refusal(Arc<Mutex<Option<(StatusCode, Instant)>>>);
+
+impl Refusal {
+    fn record(&self, status: StatusCode) {
+        let refused = is_busy(status).then(|| (status, Instant::now()));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+    }
+
+    /// The status, if it was answered after that moment.
+    pub(crate) fn after(&self, moment: Instant) -> Option<StatusCode> {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.filter(|(_, at)| *at >= moment).map(|(status, _)| status)
+    }
+}
+
 /// The shared client, seen by one bucket: it counts what that bucket's requests cost.
 #[derive(Debug, Clone)]
 pub(crate) struct Metered {
     pub(crate) transport: Transport,
     pub(crate) meter: Meter,
+    pub(crate) refusal: Refusal,
 }
 
 #[async_trait]
@@ -95,6 +115,7 @@ impl HttpService for Metered {
         let operation = Operation::of(request.method(), request.uri().query());
         self.meter.sent(operation, request.body().content_length() as u64);
         let response = self.transport.0.call(request).await?;
+        self.refusal.record(response.status());
         if let Some(seen) = seen {
             seen.record(response.status(), response.headers());
         }
@@ -134,9 +155,11 @@ impl Metered {
             .body(body)
             .build()
             .map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
-        self.transport.client().execute(request).await.map_err(|e| {
+        let response = self.transport.client().execute(request).await.map_err(|e| {
             let kind = if e.is_connect() { HttpErrorKind::Connect } else { HttpErrorKind::Interrupted };
             HttpError::new(kind, e.without_url())
-        })
+        })?;
+        self.refusal.record(response.status());
+        Ok(response)
     }
 }

@@ -234,3 +234,47 @@ async fn a_service_that_does_not_answer_leaves_the_outcome_open() {
         assert!(error.kind().may_have_landed());
     }
 }
+
+/// A service that answers its first requests with 503, and none after them.
+fn busy_then_silent(refused: usize) -> std::net::SocketAddr {
+    use std::io::Read;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut silent = Vec::new();
+        for (number, connection) in listener.incoming().enumerate() {
+            let mut connection = connection.unwrap();
+            if number >= refused {
+                silent.push(connection);
+                continue;
+            }
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                connection.read_exact(&mut byte).unwrap();
+                head.extend(byte);
+            }
+            let reply = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            connection.write_all(reply).unwrap();
+        }
+    });
+    address
+}
+
+/// Whether the tries or the time run out first: the user is told that the service answers 503.
+#[tokio::test]
+async fn a_service_that_refuses_for_now_is_named_whatever_runs_out_first() {
+    let transport = Transport::new().unwrap();
+    for (refused, patience) in [(usize::MAX, Duration::from_secs(600)), (1, Duration::from_secs(2))] {
+        let address = busy_then_silent(refused);
+        let bucket = Bucket::connect(&location(&format!("http://{address}")), &transport).await.unwrap();
+        let asked = std::time::Instant::now();
+        let error = bucket.clone().with_patience(patience).list("db", None).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Busy, "{error}");
+        assert!(error.to_string().contains("503"), "{error}");
+        assert!(bucket.given_up("GET", "k", asked, patience).to_string().contains("503"));
+        // An answer from before somebody asked is none to them.
+        let error = bucket.given_up("GET", "k", std::time::Instant::now(), patience);
+        assert_eq!(error.kind(), StoreErrorKind::Interrupted, "{error}");
+    }
+}

@@ -23,18 +23,23 @@ fn with_history(mode: &str) -> World {
 #[track_caller]
 fn refuses(world: &World, words: &[&str]) {
     for host in [Host::Newest, Host::Python] {
-        let started = Instant::now();
-        let Err((error, session)) = world.try_open(host) else { panic!("{words:?}: must not open") };
-        assert!(error.primary() != 0, "{error:?}");
-        let log = session.stderr();
-        let text = format!("{log}\n{}", error.message).to_lowercase();
-        for word in words {
-            assert!(text.contains(&word.to_lowercase()), "the message must name {word:?}: {log}");
-        }
-        assert!(started.elapsed() < Duration::from_secs(40), "took {:?}", started.elapsed());
-        let left = std::fs::metadata(world.db()).map_or(0, |m| m.len());
-        assert_eq!(left, 0, "no database may be left");
+        refused_by(world, host, words);
     }
+}
+
+#[track_caller]
+fn refused_by(world: &World, host: Host, words: &[&str]) {
+    let started = Instant::now();
+    let Err((error, session)) = world.try_open(host) else { panic!("{words:?}: must not open") };
+    assert!(error.primary() != 0, "{error:?}");
+    let log = session.stderr();
+    let text = format!("{log}\n{}", error.message).to_lowercase();
+    for word in words {
+        assert!(text.contains(&word.to_lowercase()), "the message must name {word:?}: {log}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(40), "took {:?}", started.elapsed());
+    let left = std::fs::metadata(world.db()).map_or(0, |m| m.len());
+    assert_eq!(left, 0, "no database may be left");
 }
 
 #[test]
@@ -150,8 +155,17 @@ fn a_silent_store_is_never_an_empty_database() {
     world.proxy.fail(Fault::Hang);
     refuses(&world, &[]);
     world.proxy.heal();
+    // The tries run out, or the time does.
+    world.set("LIBSQL_BOTTOMLESS_TIMEOUT", 60);
     world.proxy.fail(Fault::Status(503));
     refuses(&world, &["503"]);
+    world.set("LIBSQL_BOTTOMLESS_TIMEOUT", 3);
+    for host in [Host::Newest, Host::Python] {
+        world.proxy.heal();
+        world.proxy.fail_at(1, Fault::Status(503));
+        world.proxy.fail(Fault::Hang);
+        refused_by(&world, host, &["503", "3.0 s"]);
+    }
 }
 
 #[test]

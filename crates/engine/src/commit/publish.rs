@@ -68,7 +68,8 @@ pub(super) async fn look(history: &History, txid: Txid, writer: WriterId) -> Res
 
 /// Creates the object of a transaction; nothing but one PUT when all is well.
 pub(super) async fn publish(history: &History, draft: &Draft, fencing: Fencing, timeout: Duration) -> Published {
-    let deadline = Instant::now() + timeout;
+    let begun = Instant::now();
+    let deadline = begun + timeout;
     let key = ObjectName::log(draft.position.txid).key(history.id());
     let mut pause = FIRST_PAUSE;
     let mut may_have_landed = false;
@@ -117,10 +118,7 @@ pub(super) async fn publish(history: &History, draft: &Draft, fencing: Fencing, 
         tokio::time::sleep(pause.min(remaining)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    let error = last_error.unwrap_or_else(|| {
-        let cause = format!("not done within {:.1} s", timeout.as_secs_f32());
-        history.bucket().failure(StoreErrorKind::Interrupted, "PUT", &key, cause)
-    });
+    let error = last_error.unwrap_or_else(|| history.bucket().given_up("PUT", &key, begun, timeout));
     if may_have_landed { Published::Unknown(error) } else { Published::Refused(error) }
 }
 
