@@ -119,8 +119,8 @@ fn a_store_that_can_not_keep_writers_apart_is_refused() {
 #[test]
 fn an_honest_store_is_proven_once() {
     let mut session = Session::new(&honest(Plan::Never), PATIENT, 4);
-    let probes =
-        |session: &Session| session.store.requests().iter().filter(|(_, path)| path.contains("/probe-")).count();
+    let of_probe = |(op, path): &&(Operation, String)| *op == Operation::Put && path.contains("/probe-");
+    let probes = |session: &Session| session.store.requests().iter().filter(of_probe).count();
     session.open().unwrap();
     commit(&mut session, Edit::Grow);
     assert_eq!(probes(&session), 8);
