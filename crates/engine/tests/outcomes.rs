@@ -13,6 +13,7 @@ use bottomless_history::{Level, ObjectName};
 use bottomless_ltx::Txid;
 use common::oracle::block_on;
 use common::session::{HASTY, PATIENT};
+use common::store::Operation;
 use common::*;
 use object_store::ObjectStore;
 use tokio::sync::Barrier;

@@ -108,15 +108,12 @@ fn refuted(why: String) -> Round {
 
 /// What the store keeps under the key.
 async fn look(bucket: &Bucket, key: &str, deadline: Instant) -> Result<Option<Bytes>, StoreError> {
-    let timeout = left(deadline);
+    let (asked, timeout) = (Instant::now(), left(deadline));
     match tokio::time::timeout(timeout, bucket.get(key)).await {
         Ok(Ok(content)) => Ok(Some(content)),
         Ok(Err(error)) if error.kind() == StoreErrorKind::NotFound => Ok(None),
         Ok(Err(error)) => Err(error),
-        Err(_) => {
-            let cause = format!("not answered within {:.1} s", timeout.as_secs_f32());
-            Err(bucket.error(StoreErrorKind::Interrupted, "GET", key, cause))
-        }
+        Err(_) => Err(bucket.given_up("GET", key, asked, timeout)),
     }
 }
 
