@@ -170,8 +170,11 @@ impl Database {
         pages.truncate(0)?;
         pages.update(&updates)?;
         reach(Point::FillPages);
+        // The proof is the bucket's, whatever becomes of the local file.
+        let before = self.state().read()?.filter(|record| record.identity == self.identity());
         self.state().write(&Record {
             position: restored.position,
+            proven: before.is_some_and(|record| record.proven),
             page_size: Some(restored.page_size),
             size_in_pages: restored.size_in_pages,
             e_tag: restored.last_object.as_ref().and_then(|object| object.e_tag.clone()),
