@@ -6,7 +6,9 @@
 
 pub mod bucket;
 pub mod compare;
+pub mod gate;
 pub mod litestream;
+pub mod machine;
 pub mod proxy;
 pub mod seaweed;
 pub mod session;
@@ -15,5 +17,6 @@ pub mod tools;
 pub mod workload;
 pub mod world;
 
+pub use machine::Machine;
 pub use session::{Host, Session, SqlError};
 pub use world::World;

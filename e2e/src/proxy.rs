@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::gate::Gate;
+
 /// What the proxy does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -79,6 +81,7 @@ struct State {
 
 struct Shared {
     upstream: SocketAddr,
+    gate: Gate,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -103,7 +106,8 @@ impl Proxy {
     pub fn start(upstream: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listen");
         let address = listener.local_addr().expect("an address");
-        let shared = Arc::new(Shared { upstream, state: Mutex::default(), changed: Condvar::new() });
+        let shared =
+            Arc::new(Shared { upstream, gate: Gate::default(), state: Mutex::default(), changed: Condvar::new() });
         let proxy = Self { address, shared };
         proxy.accept(listener);
         proxy
@@ -112,6 +116,11 @@ impl Proxy {
     /// `http://host:port`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where a test holds requests and replies one by one.
+    pub fn gate(&self) -> &Gate {
+        &self.shared.gate
     }
 
     /// All requests so far, oldest first.
@@ -279,6 +288,7 @@ fn serve(shared: &Shared, client: &TcpStream) -> std::io::Result<()> {
         let mut words = head.lines[0].split_whitespace();
         let method = words.next().unwrap_or_default().to_owned();
         let target = words.next().unwrap_or_default().to_owned();
+        let gated = shared.gate.takes(&method, &target);
         let (index, fault, generation) = {
             let mut state = shared.state();
             let fault = state.rules.iter_mut().find_map(|rule| rule.takes(&method, &target).then_some(rule.fault));
@@ -324,6 +334,9 @@ fn serve(shared: &Shared, client: &TcpStream) -> std::io::Result<()> {
             }
             Some(Fault::LoseReply | Fault::Unconditional) | None => {}
         }
+        if gated {
+            shared.gate.request();
+        }
         let head = if fault == Some(Fault::Unconditional) { head.without_condition() } else { head };
 
         if upstream.is_none() {
@@ -340,6 +353,9 @@ fn serve(shared: &Shared, client: &TcpStream) -> std::io::Result<()> {
         answered(status);
         if fault == Some(Fault::LoseReply) {
             return Ok(());
+        }
+        if gated {
+            shared.gate.reply();
         }
         reply.write(&mut to_client)?;
         if method != "HEAD" && status != 204 && status != 304 {

@@ -1,9 +1,25 @@
 //! Two machines, one history: at most one writer gets a position, the other is told so (P4).
 
+mod orders;
+
 use bottomless_e2e::proxy::Fault;
-use bottomless_e2e::{Host, Session, World};
+use bottomless_e2e::{Host, Machine, Session, SqlError, World};
 
 use crate::commit::commits_once;
+
+/// The error of a commit that came too late, and what the status and the log say of it.
+#[track_caller]
+fn assert_fenced(machine: &mut Machine, error: &SqlError, what: &str) {
+    // SQLITE_OK, SQLITE_BUSY and SQLITE_LOCKED would ask for another try of COMMIT.
+    assert!(![0, 5, 6].contains(&error.primary()), "{what}: {error:?}");
+    let status = machine.session.status();
+    assert_eq!(status["fenced"], true, "{what}: {status}");
+    let told = status["last_error"].to_string();
+    for words in ["another writer has taken over", "rolled back", "open it again"] {
+        assert!(told.contains(words), "{what}: {told}");
+        assert!(machine.session.stderr().contains(words), "{what}: {}", machine.session.stderr());
+    }
+}
 
 /// A second machine: another folder, filled from the bucket.
 fn elsewhere(world: &World, name: &str) -> Session {
@@ -118,11 +134,17 @@ fn a_store_without_conditional_writes_is_refused_unless_the_user_promises_to_be_
     }
 }
 
-/// The proof is made once a database and bucket, not at each open.
+/// The proof is made once a database and bucket, not at each open, and not again when the database was caught up.
 #[test]
 fn a_proven_bucket_is_not_probed_again() {
-    let (world, mut a, _) = two_machines("WAL");
+    let (world, mut a, mut b) = two_machines("WAL");
     a.close(0).unwrap();
     let mut again = world.open(Host::Newest);
     commits_once(&world, &mut again, "INSERT INTO t VALUES('one request, from the first commit on')");
+    again.close(0).unwrap();
+    b.sql_fails("INSERT INTO t VALUES('too late')");
+    b.close(0).unwrap();
+    b.open(0, &format!("file:{}?vfs=bottomless", world.folder().join("b").join(world.id()).display())).unwrap();
+    b.sql("SELECT count(*) FROM t");
+    commits_once(&world, &mut b, "INSERT INTO t VALUES('one request')");
 }
