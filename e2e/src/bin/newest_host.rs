@@ -1,7 +1,12 @@
 //! A process with the newest SQLite that executes what it is told: one JSON line in, one JSON line out.
 
+#[path = "newest_host/crowd.rs"]
+mod crowd;
+
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::fallible_iterator::FallibleIterator;
@@ -10,9 +15,10 @@ use serde_json::{Value, json};
 
 fn main() {
     let mut connections = HashMap::new();
+    let busy = Busy::default();
     for line in std::io::stdin().lock().lines() {
         let command: Value = serde_json::from_str(&line.expect("a line")).expect("a command");
-        let answer = match execute(&mut connections, &command) {
+        let answer = match execute(&mut connections, &busy, &command) {
             Ok(rows) => json!({ "rows": rows }),
             Err(e) => error(&e),
         };
@@ -30,7 +36,10 @@ fn error(e: &rusqlite::Error) -> Value {
     json!({"error": {"code": code, "message": message}})
 }
 
-fn execute(connections: &mut HashMap<u64, Connection>, command: &Value) -> rusqlite::Result<Vec<Value>> {
+/// Statements that run on threads of their own.
+type Busy = RefCell<HashMap<u64, JoinHandle<(Connection, rusqlite::Result<Vec<Value>>)>>>;
+
+fn execute(connections: &mut HashMap<u64, Connection>, busy: &Busy, command: &Value) -> rusqlite::Result<Vec<Value>> {
     let text = |name: &str| command[name].as_str().unwrap_or_default();
     let number = |name: &str| command[name].as_u64().unwrap_or_default();
     match text("op") {
@@ -45,6 +54,25 @@ fn execute(connections: &mut HashMap<u64, Connection>, command: &Value) -> rusql
             connections.insert(number("conn"), connection);
         }
         "exec" => return query(connection(connections, number("conn"))?, text("sql")),
+        // On a thread of its own; "finish" takes the answer.
+        "start" => {
+            let connection = connections.remove(&number("conn")).ok_or_else(unknown)?;
+            let sql = text("sql").to_owned();
+            let run = std::thread::spawn(move || {
+                let result = query(&connection, &sql);
+                (connection, result)
+            });
+            busy.borrow_mut().insert(number("conn"), run);
+        }
+        "finish" => {
+            let run = busy.borrow_mut().remove(&number("conn")).ok_or_else(unknown)?;
+            let (connection, result) = run.join().expect("the thread");
+            connections.insert(number("conn"), connection);
+            return result;
+        }
+        "crowd" => {
+            crowd::run(text("name"), text("log"), number("seed"), number("process"), number("threads"), number("steps"))
+        }
         "close" => {
             if let Some(connection) = connections.remove(&number("conn")) {
                 connection.close().map_err(|(_, e)| e)?;

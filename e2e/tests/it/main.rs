@@ -19,5 +19,6 @@ mod no_commit;
 mod open;
 mod outage;
 mod output;
+mod processes;
 mod restore;
 mod scripts;
