@@ -321,7 +321,7 @@ impl Database {
                 known != Some(Checksum::of_page(PageNumber::FIRST, page_one))
             }
             _ => false,
-        };
+        } || (record.is_comparable() && record.wal != Some(WalEnd::EMPTY));
         let unsettled = std::mem::replace(&mut record.writing, true) || foreign;
         record.unjournaled |= !journaled;
         self.write_record(&record)?;
@@ -339,7 +339,13 @@ impl Database {
     /// True if the WAL ends where we left it: no other program has committed. Call it under the WAL's write lock.
     #[must_use]
     pub fn is_wal_ours(&self, end: WalEnd) -> bool {
-        self.record().is_ok_and(|record| record.wal.is_none_or(|wal| end.continues(wal)))
+        let Ok(record) = self.record() else {
+            return false;
+        };
+        // Where nobody had the WAL index open meanwhile, a program may have written to the WAL, copied it into the main
+        // file and removed it: that shows in the main file only.
+        let known = record.wal.and_then(|wal| end.continues(wal));
+        known.unwrap_or_else(|| self.is_untouched().unwrap_or(false))
     }
 
     /// The WAL ends here, after a change that was ours and no transaction.
@@ -353,9 +359,21 @@ impl Database {
         }
     }
 
-    /// The WAL has no frame.
-    pub fn note_no_wal(&self) {
-        self.note_wal(WalEnd::EMPTY);
+    /// The WAL was removed, after all in it was copied into the main file. If another program has changed the files
+    /// since we did, its transactions are there too.
+    pub fn note_no_wal(&self, untouched: Untouched) {
+        if untouched == Untouched::UNKNOWN {
+            self.forget_wal();
+        } else {
+            self.note_wal(WalEnd::EMPTY);
+        }
+    }
+
+    fn forget_wal(&self) {
+        let noted = self.record().and_then(|record| self.write_record(&Record { wal: None, ..record }));
+        if let Err(error) = noted {
+            tracing::warn!(%error, "the local state could not be written");
+        }
     }
 
     /// What was written is as it was before the transaction.

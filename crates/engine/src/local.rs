@@ -52,6 +52,12 @@ pub trait Host {
     /// When the lock can't be had in time, and what the work fails with.
     fn with_exclusive_lock(&self, work: Locked<'_>) -> Result<()>;
 
+    /// Reads the beginning of the main file, without a lock; behind the end there are zeros.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    fn read_main(&self, bytes: &mut [u8]) -> Result<()>;
+
     /// Lets SQLite recover the database and copy the WAL into the main file, as far as other connections allow.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bottomless_engine::{Error, ErrorKind, Host, Locked, Result};
+use bottomless_engine::{Error, ErrorKind, Host, Locked, MainFile, Result};
 use libsqlite3_sys as ffi;
 
 use crate::api::PlainConnection;
@@ -97,6 +97,13 @@ impl Host for SqliteHost {
         let result = work(&mut file);
         file.unlock(ffi::SQLITE_LOCK_NONE);
         result
+    }
+
+    fn read_main(&self, bytes: &mut [u8]) -> Result<()> {
+        let connection = self.connect()?;
+        // SAFETY: the connection outlives the reading.
+        let mut file = unsafe { RealFile::new(connection.file()) };
+        file.read_at(bytes, 0).map_err(|error| Error::disk(self.path.to_string_lossy(), &error))
     }
 
     fn checkpoint(&self) -> Result<()> {

@@ -179,8 +179,8 @@ unsafe extern "C" fn delete(vfs: *mut ffi::sqlite3_vfs, name: *const c_char, syn
         let code = forward!(vfs.xDelete(name, sync_dir), ffi::SQLITE_IOERR_DELETE);
         reach(Point::WalDeleted);
         database.end_change(untouched);
-        if code == ffi::SQLITE_OK && untouched != Untouched::UNKNOWN {
-            database.note_no_wal();
+        if code == ffi::SQLITE_OK {
+            database.note_no_wal(untouched);
         }
         code
     })

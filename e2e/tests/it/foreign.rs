@@ -80,3 +80,56 @@ fn a_file_put_in_place_of_the_open_one_is_a_conflict() {
         shell::errors(&output)
     );
 }
+
+/// How a transaction of another program gets from its WAL into the main file before our next commit.
+#[derive(Clone, Copy, Debug)]
+enum Moved {
+    /// By a checkpoint of the other program, which leaves the WAL empty.
+    Truncated,
+    /// By a checkpoint of the other program, after which the next writer begins the WAL anew.
+    Restarted,
+    /// By a checkpoint of ours.
+    ByUs,
+    /// Because the other program was the only one that had the WAL open.
+    Closed,
+}
+
+/// An update that leaves page 1, the size of the file and the free list alone.
+const UNSUSPICIOUS: &str = "UPDATE t SET v = 'theirs' WHERE v = 'a row';";
+
+fn moved_out_of_the_wal(moved: Moved, next: &str) {
+    let world = World::new("moved");
+    let mut session = world.open(Host::Newest);
+    session.sql("PRAGMA journal_mode = WAL; CREATE TABLE t(v); INSERT INTO t VALUES('ours'), ('a row')");
+    match moved {
+        Moved::Truncated => stock(&world, &format!("{UNSUSPICIOUS} PRAGMA wal_checkpoint(TRUNCATE);")),
+        Moved::Restarted => stock(&world, &format!("{UNSUSPICIOUS} PRAGMA wal_checkpoint(RESTART);")),
+        Moved::ByUs => {
+            stock(&world, UNSUSPICIOUS);
+            session.sql("PRAGMA wal_checkpoint(TRUNCATE)");
+        }
+        Moved::Closed => {
+            // Opened, and not read: this connection has no part in the WAL yet.
+            session.close(0).unwrap();
+            session.open(0, &world.uri()).unwrap();
+            stock(&world, UNSUSPICIOUS);
+        }
+    }
+    session.sql(next);
+    let what = format!("{moved:?}, {next}: {}", session.stderr());
+    assert!(session.stderr().contains("another program"), "{what}");
+    let restored = world.restore_elsewhere();
+    let output = shell::run_stock(&world, &format!(".open {}\nSELECT v FROM t;", restored.display()));
+    assert!(shell::text(&output).starts_with("ours\ntheirs\n"), "{what}");
+    // The next one is an ordinary commit again, on a state that is the bucket's.
+    session.sql("INSERT INTO t VALUES('after')");
+    world.assert_restores_equal(&mut session);
+}
+
+#[test]
+fn what_left_the_wal_before_our_commit_goes_along_with_it() {
+    for moved in [Moved::Truncated, Moved::Restarted, Moved::ByUs, Moved::Closed] {
+        moved_out_of_the_wal(moved, "INSERT INTO t VALUES('ours again')");
+        moved_out_of_the_wal(moved, "PRAGMA journal_mode = DELETE; INSERT INTO t VALUES('ours again')");
+    }
+}

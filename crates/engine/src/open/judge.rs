@@ -1,7 +1,7 @@
 //! The one process that has the database: it compares the local file with the bucket and brings them together.
 
 use bottomless_history::{Entry, Listing, ObjectName};
-use bottomless_ltx::{Checksum, Header, PageNumber, Position, Txid};
+use bottomless_ltx::{Checksum, Header, PageNumber, PageSize, Position, Txid};
 use bottomless_points::{Point, reach};
 use roaring::RoaringBitmap;
 
@@ -11,7 +11,8 @@ use crate::config::InitialReplication;
 use crate::database::{Database, Untouched};
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::{Host, LocalReader};
-use crate::state::Record;
+use crate::state::{Record, WalEnd};
+use crate::wal::WalReader;
 
 /// What the local file holds.
 struct Local {
@@ -53,26 +54,32 @@ enum Then {
 }
 
 impl Database {
-    pub(super) fn synchronize_alone(&self, host: &dyn Host) -> Result<()> {
+    /// Gives the end of the WAL with which the local file was compared; None if it was not.
+    pub(super) fn synchronize_alone(&self, host: &dyn Host) -> Result<Option<WalEnd>> {
         let record = self.find_record()?;
         if self.local_size()? == 0 {
-            return self.synchronize_empty(host, record.as_ref());
+            return self.synchronize_empty(host, record.as_ref()).map(|()| None);
         }
         let known = self.trusted(record.clone())?;
         let after = known.as_ref().map(|record| record.position.txid.prev()).filter(|txid| *txid > Txid::ZERO);
         let listing = self.list(after)?;
+        let end = || WalReader::end_of(self.wal_path()).map_err(|e| Error::disk(self.wal_path().display(), &e));
+        let found = end()?;
         if let Some(record) = known.as_ref().filter(|record| record.is_settled())
+            && record.wal.is_none_or(|wal| found.holds_frames_of(wal))
             && self.is_untouched()?
+            && self.is_page_one_known(host, found)?
             && listing.last_txid() == record.position.txid
             && self.is_in_history(record, &listing)?
         {
-            return Ok(());
+            return Ok(Some(found));
         }
         // The whole listing, where only its end was asked for and is not enough.
         let listing = if after.is_some() { self.list(None)? } else { listing };
-        let mut then = Then::Nothing;
+        let (mut then, mut compared) = (Then::Nothing, None);
         host.with_write_lock(&mut |main| {
             let disk = |e: std::io::Error| Error::disk(self.name(), &e);
+            compared = Some(end()?);
             then = if main.size().map_err(disk)? == 0 {
                 Then::Empty
             } else {
@@ -82,11 +89,27 @@ impl Database {
             Ok(())
         })?;
         match then {
-            Then::Nothing => self.try_end_change(Untouched::default()).map_err(|error| self.state_error(&error)),
-            Then::CatchUp(from) => self.catch_up(host, &listing, from),
-            Then::Refill => self.refill(host, &listing),
-            Then::Empty => self.synchronize_empty(host, record.as_ref()),
+            Then::Nothing => {
+                self.try_end_change(Untouched::default()).map_err(|error| self.state_error(&error))?;
+                return Ok(compared);
+            }
+            Then::CatchUp(from) => self.catch_up(host, &listing, from)?,
+            Then::Refill => self.refill(host, &listing)?,
+            Then::Empty => self.synchronize_empty(host, record.as_ref())?,
         }
+        Ok(None)
+    }
+
+    /// Outside of a WAL every transaction changes page 1: that tells also of one that left the size and the time, in
+    /// the steps that the file system counts in, as they were.
+    fn is_page_one_known(&self, host: &dyn Host, wal: WalEnd) -> Result<bool> {
+        let Some(record) = self.find_record()?.filter(|_| wal.frames == 0) else {
+            return Ok(wal.frames > 0);
+        };
+        let mut content = vec![0; record.page_size.map_or(0, PageSize::bytes)];
+        host.read_main(&mut content)?;
+        let known = self.page_checksums().get(PageNumber::FIRST).map_err(|error| self.state_error(&error))?;
+        Ok(known == Some(Checksum::of_page(PageNumber::FIRST, &content)))
     }
 
     /// The record of a local file that is not empty, if its page checksums are whole. A commit that was cut off may have
@@ -201,6 +224,10 @@ impl Database {
         }
         // A file that equals an earlier position lost its tail.
         match self.look_up(local, listing)? {
+            // Put in place of ours: no program has changed ours into this.
+            Verdict::Conflict if record.main_inode != 0 && record.main_inode != self.note_inode() => {
+                Ok(Verdict::Conflict)
+            }
             Verdict::Conflict if self.may_be_torn(record)? => Ok(Verdict::Torn),
             Verdict::Conflict if at_end => Ok(Verdict::Changed(changed)),
             verdict => Ok(verdict),

@@ -88,10 +88,10 @@ impl Database {
         }
         if alone {
             reach(Point::OpenLocked);
-            self.synchronize_alone(host)?;
-            // A WAL is as SQLite's recovery finds it, and as all pages were compared.
+            let compared = self.synchronize_alone(host)?;
+            // A WAL that is gone by now was copied into the main file by a connection that was the last.
             let has_wal = std::fs::metadata(self.wal_path()).is_ok_and(|wal| wal.len() > 0);
-            let wal = Some(WalEnd::EMPTY).filter(|_| !has_wal);
+            let wal = if has_wal { compared } else { Some(WalEnd::EMPTY) };
             let record = self.record()?;
             let opened = Record { wal, main_inode: self.note_inode(), ..record.clone() };
             if opened != record {

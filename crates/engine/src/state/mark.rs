@@ -11,11 +11,17 @@ use std::path::Path;
 use super::record::take;
 use super::{BLOCK, Block};
 
-/// Size and time of one file.
+fn nanoseconds(seconds: i64, more: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(more)
+}
+
+/// Size and times of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileStamp {
     size: u64,
     modified_ns: i64,
+    /// Of its content or of anything else about it: no program can set this one back.
+    changed_ns: i64,
     inode: u64,
 }
 
@@ -34,7 +40,8 @@ impl From<&Metadata> for FileStamp {
     fn from(metadata: &Metadata) -> Self {
         Self {
             size: metadata.len(),
-            modified_ns: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
+            modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
             inode: metadata.ino(),
         }
     }
@@ -74,12 +81,13 @@ impl Mark {
         block[16] = u8::from(self.clean);
         block[17] = u8::from(self.stamp.is_some());
         let stamp = self.stamp.unwrap_or(Stamp { main: None, wal: None });
-        for (file, at) in [(stamp.main, 24), (stamp.wal, 56)] {
+        for (file, at) in [(stamp.main, 24), (stamp.wal, 64)] {
             let Some(file) = file else { continue };
             block[at] = 1;
             block[at + 8..at + 16].copy_from_slice(&file.size.to_le_bytes());
             block[at + 16..at + 24].copy_from_slice(&file.modified_ns.to_le_bytes());
-            block[at + 24..at + 32].copy_from_slice(&file.inode.to_le_bytes());
+            block[at + 24..at + 32].copy_from_slice(&file.changed_ns.to_le_bytes());
+            block[at + 32..at + 40].copy_from_slice(&file.inode.to_le_bytes());
         }
         block
     }
@@ -89,12 +97,13 @@ impl Mark {
             let mut rest = &block[at + 8..];
             let size = u64::from_le_bytes(take(&mut rest)?);
             let modified_ns = i64::from_le_bytes(take(&mut rest)?);
+            let changed_ns = i64::from_le_bytes(take(&mut rest)?);
             let inode = u64::from_le_bytes(take(&mut rest)?);
-            Some(FileStamp { size, modified_ns, inode }).filter(|_| block[at] == 1)
+            Some(FileStamp { size, modified_ns, changed_ns, inode }).filter(|_| block[at] == 1)
         };
         let mut boot_id = [0; 16];
         boot_id.copy_from_slice(&block[..16]);
-        let stamp = Stamp { main: file(24), wal: file(56) };
+        let stamp = Stamp { main: file(24), wal: file(64) };
         Self { boot_id, clean: block[16] == 1, stamp: Some(stamp).filter(|_| block[17] == 1) }
     }
 }
@@ -105,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_read_back() {
-        let file = |size| Some(FileStamp { size, modified_ns: -5, inode: 9 });
+        let file = |size| Some(FileStamp { size, modified_ns: -5, changed_ns: -4, inode: 9 });
         for stamp in [None, Some(Stamp { main: file(1), wal: None }), Some(Stamp { main: file(2), wal: file(3) })] {
             let mark = Mark { boot_id: [3; 16], clean: stamp.is_none(), stamp };
             assert_eq!(Mark::decode(&mark.encode()), mark);

@@ -5,7 +5,7 @@ use bottomless_ltx::{Checksum, PageSize, Position, Txid, WriterId};
 use super::{BLOCK, Block};
 
 const MAGIC: [u8; 8] = *b"BTMLOCAL";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const LONGEST_E_TAG: usize = 96;
 
 const PROVEN: u32 = 1;
@@ -37,12 +37,24 @@ pub struct WalEnd {
 }
 
 impl WalEnd {
-    /// A WAL without a frame.
+    /// There is no WAL, or one without a header: what the index says when it was just made for it.
     pub const EMPTY: Self = Self { salts: [0; 2], frames: 0 };
 
-    /// True if nothing was committed between the two.
-    pub(crate) fn continues(self, before: Self) -> bool {
-        self.frames == before.frames && (self.frames == 0 || self.salts == before.salts)
+    /// True if nothing was committed between the two, false if something was; None if a WAL index without a past can't
+    /// tell.
+    ///
+    /// Frames only go away when the WAL is begun anew, which draws salts (`walRestartHdr`). So also an empty WAL is the
+    /// one from before only if its salts are.
+    pub(crate) fn continues(self, before: Self) -> Option<bool> {
+        if self.frames == before.frames && self.salts == before.salts && self != Self::EMPTY {
+            return Some(true);
+        }
+        if self == Self::EMPTY && before.frames == 0 { None } else { Some(false) }
+    }
+
+    /// True if both hold the same frames, where an index may have forgotten the salts of an empty WAL.
+    pub(crate) fn holds_frames_of(self, other: Self) -> bool {
+        self.frames == other.frames && (self.frames == 0 || self.salts == other.salts)
     }
 }
 

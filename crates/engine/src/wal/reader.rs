@@ -8,6 +8,8 @@ use std::path::Path;
 
 use bottomless_ltx::{PageNumber, PageSize};
 
+use crate::state::WalEnd;
+
 use super::{FRAME_HEADER, FrameNumber, Geometry, WAL_HEADER, be32, page_size_of};
 
 /// The committed frames of a WAL.
@@ -17,6 +19,7 @@ pub struct WalReader {
     geometry: Geometry,
     latest: HashMap<u32, FrameNumber>,
     size_in_pages: u32,
+    end: WalEnd,
 }
 
 impl WalReader {
@@ -26,6 +29,11 @@ impl WalReader {
     /// # Errors
     /// When the file can't be read.
     pub fn open(path: &Path) -> io::Result<Option<Self>> {
+        Ok(Self::read(path)?.filter(|reader| reader.size_in_pages != 0))
+    }
+
+    /// As [`WalReader::open`], also of a WAL that has a header and no committed frame.
+    fn read(path: &Path) -> io::Result<Option<Self>> {
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -38,7 +46,10 @@ impl WalReader {
         let Some((geometry, mut sum)) = start(&header) else {
             return Ok(None);
         };
-        let mut reader = Self { file, geometry, latest: HashMap::new(), size_in_pages: 0 };
+        // The WAL index copies the bytes of the salts.
+        let salt = |at: usize| header[at..at + 4].try_into().map(u32::from_ne_bytes).unwrap_or_default();
+        let end = WalEnd { salts: [salt(16), salt(20)], frames: 0 };
+        let mut reader = Self { file, geometry, latest: HashMap::new(), size_in_pages: 0, end };
         let mut open: Vec<(u32, FrameNumber)> = Vec::new();
         let mut frame = vec![0; FRAME_HEADER + geometry.0.bytes()];
         for number in 1.. {
@@ -52,9 +63,18 @@ impl WalReader {
             if size != 0 {
                 reader.latest.extend(open.drain(..));
                 reader.size_in_pages = size;
+                reader.end.frames = number;
             }
         }
-        Ok(Some(reader).filter(|r| r.size_in_pages != 0))
+        Ok(Some(reader))
+    }
+
+    /// Where the WAL at `path` ends, as the WAL index will say after SQLite's recovery.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub(crate) fn end_of(path: &Path) -> io::Result<WalEnd> {
+        Ok(Self::read(path)?.map_or(WalEnd::EMPTY, |reader| reader.end))
     }
 
     /// The page size of the database.

@@ -90,6 +90,10 @@ impl Host for FakeHost {
         self.with(work)
     }
 
+    fn read_main(&self, bytes: &mut [u8]) -> Result<()> {
+        read_at(&File::open(&self.path).unwrap(), bytes, 0).map_err(|e| Error::disk("the main file", &e))
+    }
+
     fn checkpoint(&self) -> Result<()> {
         self.recover();
         Ok(())
