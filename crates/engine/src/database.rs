@@ -280,6 +280,7 @@ impl Database {
         record.position = landed.position;
         record.page_size = Some(landed.page_size);
         record.size_in_pages = landed.size_in_pages;
+        record.change_counter = landed.change_counter.unwrap_or(record.change_counter);
         record.e_tag = landed.e_tag.clone();
         record.intent = None;
         record.writing = false;

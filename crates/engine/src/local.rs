@@ -100,6 +100,12 @@ pub fn shape(header: &[u8], file_size: u64) -> Option<(PageSize, u32)> {
     Some((page_size, u32::try_from(file_size / u64::from(page_size.get())).ok()?))
 }
 
+/// The change counter in a page 1, which no transaction lowers. In a WAL it may stay as it is.
+pub(crate) fn change_counter(page_one: &[u8]) -> u32 {
+    let bytes = page_one.get(CHANGE_COUNTER_AT..CHANGE_COUNTER_AT + 4);
+    bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_be_bytes)
+}
+
 impl<'a> LocalReader<'a> {
     /// Reads the shape of the database; None for a file that is empty or not a database.
     ///

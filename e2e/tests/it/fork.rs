@@ -1,7 +1,9 @@
 //! Prefork servers: a program that has loaded the extension forks, and both sides go on.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 
+use bottomless_e2e::proxy::Fault;
 use bottomless_e2e::{Host, World, shell, tools};
 
 /// Forks, and lets the two sides commit, in turn and then at the same time. What the parent has open stays the parent's: the child opens its own
@@ -112,4 +114,259 @@ fn a_process_that_has_closed_its_database_forks() {
 #[test]
 fn a_process_that_has_its_database_open_forks() {
     forks("open");
+}
+
+/// A server that forks four workers, and goes on itself. `before` says what the parent does first; `ending` how the
+/// workers end; with `inherited` they use the connection of the parent first, which must be refused and harm nobody.
+const PREFORK: &str = r#"
+import os, signal, sqlite3, sys, threading, traceback
+extension, uri, mode, before, ending, inherited = sys.argv[1:]
+WORKERS, ROUNDS = 4, 8
+signal.alarm(90)
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(extension)
+loader.close()
+
+def connect(uri=uri):
+    connection = sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None, check_same_thread=False)
+    assert connection.execute("PRAGMA journal_mode = " + mode).fetchone()[0].upper() == mode
+    return connection
+
+def work(who):
+    connection = connect()
+    connection.execute("CREATE TABLE IF NOT EXISTS t(who, n)")
+    for n in range(ROUNDS):
+        connection.execute("INSERT INTO t VALUES(?, ?)", (who, n))
+    connection.close()
+
+def refused(connection):
+    try:
+        connection.execute("INSERT INTO t VALUES('inherited', 0)")
+        # Within a transaction of the parent it was only kept in memory so far.
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        return
+    raise AssertionError("the connection of the parent was usable in the child")
+
+def fork(job):
+    pid = os.fork()
+    if pid:
+        return pid
+    signal.alarm(90)
+    try:
+        job()
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    if ending == "_exit":
+        os._exit(0)
+    # With all destructors, those of the connections of the parent too.
+    sys.exit(0)
+
+connection, idle, release = None, [], threading.Event()
+if before != "nothing":
+    connection = connect()
+    connection.execute("CREATE TABLE IF NOT EXISTS t(who, n)")
+    connection.execute("INSERT INTO t VALUES('parent', -1)")
+if before == "threads":
+    # Each with a connection to a database of its own, which it has just used.
+    folder, name = os.path.split(uri)
+    ready = threading.Barrier(4)
+    def run(n):
+        own = connect(folder + "/" + "thread-%d-" % n + name)
+        own.execute("CREATE TABLE o(v)")
+        ready.wait()
+        release.wait()
+        own.execute("INSERT INTO o VALUES(1)")
+        own.close()
+    idle = [threading.Thread(target=run, args=(n,)) for n in range(3)]
+    for thread in idle:
+        thread.start()
+    ready.wait()
+
+def job(n):
+    global connection
+    if inherited == "inherited" and connection is not None:
+        refused(connection)
+        # Closing it in the child must not take the locks of the parent away.
+        connection.close()
+    if n == 0:
+        # A worker that forks again.
+        pid = fork(lambda: work("grandchild"))
+        _, status = os.waitpid(pid, 0)
+        assert status == 0, status
+    work("child %d" % n)
+
+if connection is not None and inherited == "inherited" and mode == "WAL":
+    # While the parent has a transaction open.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("INSERT INTO t VALUES('parent', -2)")
+    first = fork(lambda: refused(connection) or connection.close())
+    assert os.waitpid(first, 0)[1] == 0
+    other = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        raise AssertionError("the write lock of the parent is gone")
+    except sqlite3.OperationalError:
+        pass
+    other.close()
+    connection.execute("COMMIT")
+pids = [fork(lambda n=n: job(n)) for n in range(WORKERS)]
+release.set()
+if connection is None:
+    connection = connect()
+    connection.execute("CREATE TABLE IF NOT EXISTS t(who, n)")
+for n in range(ROUNDS):
+    connection.execute("INSERT INTO t VALUES('parent', ?)", (n,))
+for pid in pids:
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, status
+for thread in idle:
+    thread.join()
+found = connection.execute("SELECT who, count(*) FROM t WHERE n >= 0 GROUP BY who ORDER BY who").fetchall()
+assert found == [("child %d" % n, ROUNDS) for n in range(WORKERS)] + [("grandchild", ROUNDS), ("parent", ROUNDS)], found
+assert connection.execute("SELECT count(*) FROM t WHERE who = 'inherited'").fetchone() == (0,)
+assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+print("all")
+connection.close()
+"#;
+
+fn prefork(before: &str, ending: &str, inherited: &str) {
+    for mode in ["DELETE", "WAL"] {
+        let world = World::new("prefork");
+        let output = Command::new("/usr/bin/timeout")
+            .args(["120", "/usr/bin/python3", "-c", PREFORK])
+            .arg(tools::extension())
+            .args([&world.uri(), mode, before, ending, inherited])
+            .env_clear()
+            .envs(&world.environment)
+            .output()
+            .unwrap();
+        let what = format!("{mode}, {before}, {ending}, {inherited}: {:?}: {}", output.status, shell::errors(&output));
+        assert_eq!(shell::text(&output), "all\n", "{what}");
+        let log = world.log();
+        assert!(log.len() >= 6 * 8, "{what}: {log:?}");
+        assert_eq!(log, (1..=log.len() as u64).collect::<Vec<_>>(), "{what}");
+        assert!(inherited != "inherited" || shell::errors(&output).contains("before a fork()"), "{what}");
+        let mut session = world.open(Host::Newest);
+        world.assert_restores_equal(&mut session);
+    }
+}
+
+#[test]
+fn a_server_that_has_opened_nothing_forks_workers() {
+    prefork("nothing", "_exit", "own");
+}
+
+#[test]
+fn a_server_that_has_committed_forks_workers() {
+    prefork("committed", "exit", "own");
+}
+
+#[test]
+fn a_server_with_threads_forks_workers() {
+    prefork("threads", "_exit", "own");
+}
+
+#[test]
+fn a_connection_of_the_parent_is_refused_in_a_child_and_harms_nobody() {
+    prefork("committed", "_exit", "inherited");
+    prefork("committed", "exit", "inherited");
+}
+
+/// Forks while a thread is in the middle of a commit, on request.
+const MIDDLE: &str = r#"
+import os, signal, sqlite3, sys, threading, traceback
+extension, uri, mode = sys.argv[1:]
+signal.alarm(90)
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(extension)
+loader.close()
+
+def connect(uri=uri):
+    return sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None, check_same_thread=False)
+
+connection = connect()
+connection.execute("PRAGMA journal_mode = " + mode)
+connection.execute("CREATE TABLE t(who)")
+print("open", flush=True)
+assert sys.stdin.readline() == "commit\n"
+thread = threading.Thread(target=lambda: connection.execute("INSERT INTO t VALUES('parent')"))
+thread.start()
+assert sys.stdin.readline() == "fork\n"
+pid = os.fork()
+if pid == 0:
+    signal.alarm(90)
+    try:
+        folder, name = os.path.split(uri)
+        other = connect(folder + "/other-" + name)
+        other.execute("CREATE TABLE o(v)")
+        other.close()
+        print("child", flush=True)
+        # SQLite has taken its notes on the locks of the parent along, and never sees them given up.
+        own = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
+        try:
+            own.execute("INSERT INTO t VALUES('child')")
+            raise AssertionError("the child wrote")
+        except sqlite3.OperationalError as error:
+            assert str(error) == "database is locked", error
+        own.close()
+        assert sys.stdin.readline() == "end\n"
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+_, status = os.waitpid(pid, 0)
+thread.join()
+assert status == 0, status
+connection.execute("INSERT INTO t VALUES('parent again')")
+# A child of the time after it writes as ever.
+pid = os.fork()
+if pid == 0:
+    own = connect()
+    own.execute("INSERT INTO t VALUES('child')")
+    own.close()
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+print(sorted(row[0] for row in connection.execute("SELECT who FROM t")), flush=True)
+connection.close()
+"#;
+
+#[test]
+fn a_process_forks_in_the_middle_of_a_commit() {
+    for mode in ["DELETE", "WAL"] {
+        let world = World::new("middle");
+        let mut script = Command::new("/usr/bin/timeout")
+            .args(["120", "/usr/bin/python3", "-c", MIDDLE])
+            .arg(tools::extension())
+            .args([&world.uri(), mode])
+            .env_clear()
+            .envs(&world.environment)
+            .env("LIBSQL_BOTTOMLESS_TIMEOUT", "60")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = script.stdin.take().unwrap();
+        let mut output = BufReader::new(script.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert_eq!(output.next().as_deref(), Some("open"), "{mode}");
+        let key = world.log_key(world.last() + 1);
+        world.proxy.fail_only(Some("PUT"), &key, Fault::Hang);
+        writeln!(input, "commit").unwrap();
+        world.proxy.wait_for(|request| request.target.contains(&key));
+        writeln!(input, "fork").unwrap();
+        assert_eq!(output.next().as_deref(), Some("child"), "{mode}");
+        world.proxy.heal();
+        writeln!(input, "end").unwrap();
+        assert_eq!(output.next().as_deref(), Some("['child', 'parent', 'parent again']"), "{mode}");
+        assert!(script.wait().unwrap().success(), "{mode}");
+        let log = world.log();
+        assert_eq!(log, (1..=log.len() as u64).collect::<Vec<_>>(), "{mode}");
+        let mut session = world.open(Host::Newest);
+        world.assert_restores_equal(&mut session);
+    }
 }

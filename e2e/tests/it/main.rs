@@ -20,5 +20,7 @@ mod open;
 mod outage;
 mod output;
 mod processes;
+mod replaced;
 mod restore;
 mod scripts;
+mod waiting;

@@ -14,7 +14,7 @@ use super::spool::Spool;
 use crate::clock::milliseconds;
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
-use crate::local::PageSource;
+use crate::local::{PageSource, change_counter};
 use crate::state::{PageChecksums, Record};
 
 /// The limit of one PUT.
@@ -42,6 +42,8 @@ pub(super) struct Draft {
     pub(super) after_header: RunningChecksum,
     pub(super) time: SystemTime,
     pub(super) position: Position,
+    /// None if page 1 is not in it.
+    pub(super) change_counter: Option<u32>,
     pub(super) pages: Vec<(PageNumber, Checksum)>,
 }
 
@@ -118,6 +120,7 @@ impl Database {
         let mut spool = Spool::new(self.folder());
         let mut content = vec![0; change.page_size.bytes()];
         let mut pages = Vec::new();
+        let mut counter = None;
         for page in candidates(record, change, base).iter().filter_map(PageNumber::new) {
             let checksum = read(change.source, page, &mut content)?;
             if !base.all {
@@ -128,6 +131,9 @@ impl Database {
                 after = old.map_or(after, |old| after.toggle(old));
             }
             after = after.toggle(checksum);
+            if page == PageNumber::FIRST {
+                counter = Some(change_counter(&content));
+            }
             encoder.encode_page(page, &content, &mut spool.buffer).map_err(|e| self.encode_error(&e))?;
             spool.spill().map_err(|e| spool_error(&e))?;
             pages.push((page, checksum));
@@ -165,6 +171,7 @@ impl Database {
             after_header: finished.after_header,
             time,
             position: Position { txid, checksum: after },
+            change_counter: counter,
             pages,
         }))
     }

@@ -45,6 +45,8 @@ pub struct Landed {
     pub(crate) page_size: PageSize,
     pub(crate) size_in_pages: u32,
     pub(crate) e_tag: Option<String>,
+    /// None if page 1 is not in it.
+    pub(crate) change_counter: Option<u32>,
     /// The pages in the object and their checksums, in ascending order.
     pub(crate) pages: Vec<(PageNumber, Checksum)>,
 }

@@ -83,6 +83,7 @@ impl Database {
                         page_size: change.page_size,
                         size_in_pages: change.size_in_pages,
                         e_tag,
+                        change_counter: draft.change_counter,
                         pages: draft.pages,
                     }));
                 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,7 +14,7 @@ use bottomless_points::{Point, reach};
 use crate::clock::milliseconds;
 use crate::database::{Database, Untouched, with_suffix};
 use crate::error::{Error, ErrorKind, Result};
-use crate::local::{Host, LocalReader, MainFile, PageSource};
+use crate::local::{Host, LocalReader, MainFile, PageSource, change_counter};
 use crate::state::Record;
 
 /// What is added to the database's file name while it is filled. Only the process that has the local state for itself
@@ -151,19 +152,21 @@ impl Database {
                 Err(error) => return Err(self.disk(&stale, &error)),
             }
         }
+        let mut page_one = vec![0; restored.page_size.bytes()];
+        File::open(path).and_then(|file| file.read_exact_at(&mut page_one, 0)).map_err(|e| self.disk(path, &e))?;
         reach(Point::FillCleared);
         fs::rename(path, self.path()).map_err(|e| self.disk(self.path(), &e))?;
         reach(Point::FillRenamed);
         let folder = self.folder();
         File::open(&folder).and_then(|folder| folder.sync_all()).map_err(|e| self.disk(&folder, &e))?;
         reach(Point::FillSynced);
-        self.record_restored(restored).map_err(|e| self.state_error(&e))?;
+        self.record_restored(restored, change_counter(&page_one)).map_err(|e| self.state_error(&e))?;
         reach(Point::FillRecorded);
         tracing::info!(database = %self.name(), txid = %restored.position.txid, "restored from the bucket");
         Ok(())
     }
 
-    fn record_restored(&self, restored: &Restored) -> io::Result<()> {
+    fn record_restored(&self, restored: &Restored, change_counter: u32) -> io::Result<()> {
         let numbered = (1..).filter_map(PageNumber::new).zip(&restored.page_checksums);
         let updates: Vec<_> = numbered.filter_map(|(page, sum)| sum.map(|sum| (page, sum))).collect();
         let mut pages = self.page_checksums();
@@ -177,6 +180,7 @@ impl Database {
             proven: before.is_some_and(|record| record.proven),
             page_size: Some(restored.page_size),
             size_in_pages: restored.size_in_pages,
+            change_counter,
             e_tag: restored.last_object.as_ref().and_then(|object| object.e_tag.clone()),
             ..Record::fresh(self.identity())
         })?;

@@ -10,7 +10,7 @@ use crate::commit::{Change, Outcome};
 use crate::config::InitialReplication;
 use crate::database::{Database, Untouched};
 use crate::error::{Error, ErrorKind, Result};
-use crate::local::{Host, LocalReader};
+use crate::local::{Host, LocalReader, PageSource, change_counter};
 use crate::state::{Record, WalEnd};
 use crate::wal::WalReader;
 
@@ -18,6 +18,7 @@ use crate::wal::WalReader;
 struct Local {
     checksums: Vec<Option<Checksum>>,
     total: Checksum,
+    change_counter: u32,
 }
 
 /// The object of an intent that is in the bucket and ours.
@@ -145,8 +146,11 @@ impl Database {
 
     /// Decides, and does what can be done under SQLite's write lock.
     fn bring_together(&self, known: Option<Record>, listing: &Listing, mut reader: LocalReader<'_>) -> Result<Then> {
-        let (checksums, total) = reader.checksums().map_err(|e| Error::disk(self.name(), &e))?;
-        let local = Local { checksums, total };
+        let disk = |e: std::io::Error| Error::disk(self.name(), &e);
+        let (checksums, total) = reader.checksums().map_err(disk)?;
+        let mut page_one = vec![0; reader.page_size().bytes()];
+        reader.read_page(PageNumber::FIRST, &mut page_one).map_err(disk)?;
+        let local = Local { checksums, total, change_counter: change_counter(&page_one) };
         let verdict = self.judge(known.as_ref(), listing, &local)?;
         tracing::debug!(database = %self.name(), ?verdict, "compared with the bucket");
         reach(Point::OpenJudged);
@@ -224,11 +228,13 @@ impl Database {
         }
         // A file that equals an earlier position lost its tail.
         match self.look_up(local, listing)? {
-            // Put in place of ours: no program has changed ours into this.
+            // Another file was put in the place of ours.
             Verdict::Conflict if record.main_inode != 0 && record.main_inode != self.note_inode() => {
                 Ok(Verdict::Conflict)
             }
             Verdict::Conflict if self.may_be_torn(record)? => Ok(Verdict::Torn),
+            // Another's content was copied into ours: no program has made this of ours.
+            Verdict::Conflict if local.change_counter < record.change_counter => Ok(Verdict::Conflict),
             Verdict::Conflict if at_end => Ok(Verdict::Changed(changed)),
             verdict => Ok(verdict),
         }
@@ -307,6 +313,7 @@ impl Database {
             position,
             page_size: Some(reader.page_size()),
             size_in_pages: reader.size_in_pages(),
+            change_counter: local.change_counter,
             e_tag: known.e_tag.filter(|_| same),
             proven: known.proven,
             intent: known.intent.filter(|intent| same && intent.txid > position.txid),
@@ -349,6 +356,7 @@ impl Database {
             position: Position { txid: last, checksum: after },
             page_size: header.map(|header| header.page_size),
             size_in_pages: reader.size_in_pages(),
+            change_counter: local.change_counter,
             owes_all: true,
             proven: known.is_some_and(|record| record.proven),
             // One of ours that may still arrive.

@@ -156,6 +156,7 @@ mod tests {
             position: Position { txid: Txid::new(12), checksum: Checksum::from_crc(99) },
             page_size: PageSize::new(4096).ok(),
             size_in_pages: 3,
+            change_counter: 10,
             e_tag: Some("abc".into()),
             proven: true,
             owes_all: false,

@@ -71,6 +71,8 @@ pub(crate) struct Record {
     /// None before the first transaction.
     pub(crate) page_size: Option<PageSize>,
     pub(crate) size_in_pages: u32,
+    /// The change counter of the position, from page 1.
+    pub(crate) change_counter: u32,
     /// Of the object of the position, if known.
     pub(crate) e_tag: Option<String>,
     /// The store has shown that it honours conditional creates.
@@ -101,6 +103,7 @@ impl Record {
             position: Position::EMPTY,
             page_size: None,
             size_in_pages: 0,
+            change_counter: 0,
             e_tag: None,
             proven: false,
             owes_all: false,
@@ -150,7 +153,7 @@ impl Record {
         put(&intent.writer.0.to_le_bytes());
         put(&intent.file_checksum.get().to_le_bytes());
         let wal = self.wal.unwrap_or(WalEnd::EMPTY);
-        for number in [wal.salts[0], wal.salts[1], wal.frames] {
+        for number in [wal.salts[0], wal.salts[1], wal.frames, self.change_counter] {
             put(&number.to_le_bytes());
         }
         // An ETag that does not fit is only looked up again.
@@ -183,6 +186,7 @@ impl Record {
         };
         let mut number = || take(&mut rest).map(u32::from_le_bytes);
         let wal = WalEnd { salts: [number()?, number()?], frames: number()? };
+        let change_counter = number()?;
         let [length] = take(&mut rest)?;
         let e_tag = String::from_utf8(rest.get(..length.into())?.to_vec()).ok()?;
         Some(Self {
@@ -192,6 +196,7 @@ impl Record {
             position,
             page_size,
             size_in_pages,
+            change_counter,
             e_tag: Some(e_tag).filter(|tag| !tag.is_empty()),
             proven: flags & PROVEN != 0,
             owes_all: flags & OWES_ALL != 0,
