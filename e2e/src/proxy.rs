@@ -233,14 +233,14 @@ impl Proxy {
     }
 }
 
-struct Head {
-    lines: Vec<String>,
-    headers: BTreeMap<String, String>,
+pub(crate) struct Head {
+    pub(crate) lines: Vec<String>,
+    pub(crate) headers: BTreeMap<String, String>,
 }
 
 impl Head {
     /// Reads up to and with the empty line; `None` at the end of the connection.
-    fn read(from: &mut impl BufRead) -> std::io::Result<Option<Self>> {
+    pub(crate) fn read(from: &mut impl BufRead) -> std::io::Result<Option<Self>> {
         let mut lines = Vec::new();
         let mut headers = BTreeMap::new();
         loop {
@@ -270,7 +270,7 @@ impl Head {
         self
     }
 
-    fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.headers.get("content-length").and_then(|v| v.parse().ok()).unwrap_or(0)
     }
 

@@ -1,6 +1,7 @@
 //! What one test has for itself.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -36,7 +37,12 @@ impl World {
             bucket.create();
             bucket
         });
-        Self::in_bucket(name, bucket.clone())
+        Self::in_bucket(name, bucket.clone(), Seaweed::shared().address())
+    }
+
+    /// In a bucket of another server.
+    pub fn on(name: &str, bucket: Bucket, server: SocketAddr) -> Self {
+        Self::in_bucket(name, bucket, server)
     }
 
     /// In a bucket of its own.
@@ -44,12 +50,12 @@ impl World {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let bucket = Bucket::new(Seaweed::shared().address(), &format!("own-{number}"));
         bucket.create();
-        Self::in_bucket(name, bucket)
+        Self::in_bucket(name, bucket, Seaweed::shared().address())
     }
 
-    fn in_bucket(name: &str, bucket: Bucket) -> Self {
+    fn in_bucket(name: &str, bucket: Bucket, server: SocketAddr) -> Self {
         let folder = tempfile::Builder::new().prefix("bottomless-e2e-").tempdir().expect("a folder");
-        let proxy = Proxy::start(Seaweed::shared().address());
+        let proxy = Proxy::start(server);
         let home = folder.path().join("home");
         std::fs::create_dir(&home).expect("a home");
         let id = format!("{name}-{}.db", NEXT.fetch_add(1, Ordering::Relaxed));

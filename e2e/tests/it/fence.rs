@@ -1,6 +1,8 @@
 //! Two machines, one history: at most one writer gets a position, the other is told so (P4).
 
+mod many;
 mod orders;
+mod proof;
 
 use bottomless_e2e::proxy::Fault;
 use bottomless_e2e::{Host, Machine, Session, SqlError, World};
