@@ -228,6 +228,26 @@ fn a_first_transaction_that_failed_does_not_come_back() {
 }
 
 #[test]
+fn a_failed_transaction_stays_away_when_the_next_is_cut_off() {
+    let mut session = begun(PATIENT, 12);
+    let before = session.local.clone();
+    assert_eq!(refused(session.transaction(Edit::Overwrite, End::Fail)), ErrorKind::Disk);
+    let failed = session.oracle.last();
+    // The program dies with its request to take that back on the way, and the request never arrives.
+    let told = session.transaction(Edit::Overwrite, End::Crash { committed: false });
+    assert!(matches!(told, Told::Crashed), "{told:?}");
+    assert_eq!(session.oracle.last(), failed + 1);
+    let history = session.oracle.history();
+    block_on(history.bucket().delete(&ObjectName::log(Txid::new(failed + 1)).key(history.id()))).unwrap();
+    session.or_else = None;
+    session.open().unwrap();
+    assert_eq!(session.file(), before);
+    commit(&mut session, Edit::Grow);
+    assert_eq!(session.txid(), failed + 1);
+    session.finish();
+}
+
+#[test]
 fn undoing_what_nobody_confirmed_is_a_transaction() {
     for wal in [false, true] {
         let mut session = begun(PATIENT, 10);

@@ -413,8 +413,9 @@ fn ending_at(listing: &Listing, txid: Txid) -> Option<&Entry> {
 fn ends_with_refused(record: &Record, landed: Option<&Found>, last: Txid) -> bool {
     record.intent.is_some_and(|intent| match landed {
         Some(landed) => landed.refused && last == intent.txid,
-        // An intent further ahead stands on transactions of ours that are known to have landed.
-        None => intent.refused && last.next() == intent.txid,
+        // An intent further ahead stands on transactions of ours that are known to have landed, and that SQLite has not
+        // committed: it was to take them back, and may have been cut off before it was sent.
+        None => last.next() == intent.txid,
     })
 }
 
