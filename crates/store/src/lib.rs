@@ -12,6 +12,7 @@ mod bucket;
 mod credentials;
 mod endpoint;
 mod error;
+mod listing;
 mod local;
 mod meter;
 pub mod probe;

@@ -22,7 +22,7 @@ pub struct Counters {
     pub bytes_down: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     Put,
     Get,

@@ -1,10 +1,12 @@
 //! The HTTP client that all buckets of a process share, and the counting in front of it.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, RETRY_AFTER};
 use http_body_util::BodyExt;
@@ -14,6 +16,7 @@ use object_store::client::{
 };
 
 use crate::error::is_busy;
+use crate::listing::without_odd_keys;
 use crate::meter::{Meter, Operation};
 
 /// Time in which a connection must come about.
@@ -127,7 +130,15 @@ impl HttpService for Metered {
             }
             frame
         });
-        Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(counted)))
+        let mut body = HttpResponseBody::new(counted);
+        if operation == Operation::List && parts.status.is_success() {
+            let bytes = body.bytes().await?;
+            body = match std::str::from_utf8(&bytes).map(without_odd_keys) {
+                Ok(Cow::Owned(xml)) => Bytes::from(xml).into(),
+                _ => bytes.into(),
+            };
+        }
+        Ok(HttpResponse::from_parts(parts, body))
     }
 }
 
