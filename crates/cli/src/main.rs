@@ -4,6 +4,7 @@
 //! people. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod args;
+mod bar;
 mod command;
 mod error;
 mod output;
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(|| bar::Stderr)
         .with_ansi(io::stderr().is_terminal())
         .log_internal_errors(false)
         .init();

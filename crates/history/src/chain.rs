@@ -1,6 +1,6 @@
 //! Whether the objects, from the newest to the oldest, continue each other.
 
-use bottomless_ltx::{Checksum, Position, Txid};
+use bottomless_ltx::{Checksum, DatabaseChecksums, Position, Txid};
 
 use crate::object::Opened;
 use crate::{Damage, Entry, HistoryError};
@@ -11,24 +11,30 @@ pub(crate) struct Chain {
     oldest: Option<Link>,
 }
 
+/// What an object says of the states before and after it.
 #[derive(Debug)]
-struct Link {
+pub(crate) struct Link {
     key: String,
     min: Txid,
-    /// The database checksum before it, where it names one.
-    before: Option<Checksum>,
+    max: Txid,
+    database: Option<DatabaseChecksums>,
+}
+
+impl Link {
+    pub(crate) fn of(entry: &Entry, object: &Opened) -> Self {
+        let (min, max) = (entry.name.min, entry.name.max);
+        Self { key: object.key.clone(), min, max, database: object.header.database }
+    }
 }
 
 impl Chain {
     /// Puts an object before those that were seen. Its checksum after is held against the next one's checksum before,
     /// where both name one and no transaction is in both.
-    pub(crate) fn precede(&mut self, entry: &Entry, object: &Opened) -> Result<(), HistoryError> {
-        let database = object.header.database;
-        if let Some(database) = database {
-            self.check(entry.name.max, database.after, || object.key.clone())?;
+    pub(crate) fn precede(&mut self, link: Link) -> Result<(), HistoryError> {
+        if let Some(database) = link.database {
+            self.check(link.max, database.after, || link.key.clone())?;
         }
-        let before = database.map(|database| database.before);
-        self.oldest = Some(Link { key: object.key.clone(), min: entry.name.min, before });
+        self.oldest = Some(link);
         Ok(())
     }
 
@@ -39,7 +45,9 @@ impl Chain {
 
     fn check(&self, txid: Txid, after: Checksum, previous: impl FnOnce() -> String) -> Result<(), HistoryError> {
         match &self.oldest {
-            Some(Link { key, min, before: Some(before) }) if min.prev() == txid && *before != after => {
+            Some(Link { key, min, database: Some(DatabaseChecksums { before, .. }), .. })
+                if min.prev() == txid && *before != after =>
+            {
                 let damage = Damage::Chain { before: *before, previous: previous(), after };
                 Err(HistoryError::damaged(key, damage))
             }

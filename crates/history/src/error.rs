@@ -1,6 +1,8 @@
 //! What can go wrong with a history, and what to do about it.
 
+use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 
 use bottomless_ltx::{Checksum, DecodeError, PageSize, Txid};
 use bottomless_store::{StoreError, StoreErrorKind};
@@ -25,6 +27,9 @@ pub enum HistoryError {
         /// What is wrong with it.
         damage: Box<Damage>,
     },
+    /// An object is damaged, and the others don't lead around it.
+    #[error(transparent)]
+    NoWay(Box<NoWay>),
     /// The local file can't be written.
     #[error("the restored file can't be written: {0}; check the disk's free space and the folder's permissions")]
     Disk(#[source] io::Error),
@@ -32,6 +37,55 @@ pub enum HistoryError {
     #[error("the restore was interrupted: {0}")]
     Interrupted(String),
 }
+
+/// An object is damaged, and no way around it leads to the position.
+#[derive(Debug)]
+pub struct NoWay {
+    /// What was found first.
+    pub first: HistoryError,
+    /// The keys of other objects that were found damaged on other ways.
+    pub also: Vec<String>,
+    /// The transactions over which no undamaged objects lead; empty when others contradict each other.
+    pub missing: RangeInclusive<Txid>,
+    /// The position that was to be restored.
+    pub up_to: Txid,
+    /// The last position before it to which the other objects lead.
+    pub restorable: Option<Txid>,
+}
+
+impl fmt::Display for NoWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (key, what) = self.first.subject();
+        let (from, to) = (self.missing.start(), self.missing.end());
+        if !what.contains(key) {
+            write!(f, "{key}: ")?;
+        }
+        match self.missing.is_empty() {
+            false => write!(f, "{what}. No other objects lead over TXIDs {from} to {to}")?,
+            true => write!(f, "{what}. The other ways hold as little")?,
+        }
+        write!(f, ", so TXID {} can't be restored", self.up_to)?;
+        if !self.also.is_empty() {
+            write!(f, " (damaged too: {})", self.also.join(", "))?;
+        }
+        write!(f, "; bring the object back from a backup or an older version of it in the bucket")?;
+        if let HistoryError::Damaged { damage, .. } = &self.first
+            && let Damage::Contradicted { witness, .. } = &**damage
+        {
+            write!(f, ", or if {witness} is the wrong one, move it away and restore again")?;
+        }
+        match self.restorable {
+            Some(txid) => write!(
+                f,
+                ", or restore TXID {txid} into a new file, the last one before it that the other objects lead to \
+                 (bottomless-cli restore --txid {txid})"
+            ),
+            None => write!(f, "; no earlier TXID can be restored from the other objects"),
+        }
+    }
+}
+
+impl std::error::Error for NoWay {}
 
 /// What is wrong with an object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +119,16 @@ pub enum Damage {
         previous: String,
         /// What that one says it left.
         after: Checksum,
+    },
+    /// Its end is not the state that another object continues, or says to end with.
+    #[error("it leaves a database with checksum {have}, but {witness} says that at this TXID it had {need}")]
+    Contradicted {
+        /// What it leads to.
+        have: Checksum,
+        /// The key of the other object.
+        witness: String,
+        /// What that one says.
+        need: Checksum,
     },
     /// The page size changes, and no later object holds every page.
     #[error("its pages have {have} bytes, but later ones have {need}, and no later object holds every page")]
@@ -108,6 +172,10 @@ impl Damage {
             Self::Name { .. } => {
                 "it was put here under a wrong name; bring back the right object from a backup or an older version"
             }
+            Self::Contradicted { .. } => {
+                "one of the two belongs to another database or another history; if it is the second, move that one \
+                 away and restore again"
+            }
             Self::Chain { .. } => {
                 "one of the two belongs to another database or another history; bring back the right object, or restore \
                  an earlier TXID"
@@ -121,6 +189,28 @@ impl Damage {
 }
 
 impl HistoryError {
+    /// The key of the object that is wrong, empty if there is none, and what is wrong with it.
+    pub(crate) fn subject(&self) -> (&str, String) {
+        match self {
+            Self::Damaged { key, damage } => (key, damage.to_string()),
+            Self::Store(error) => (error.key(), error.to_string()),
+            other => ("", other.to_string()),
+        }
+    }
+
+    /// The keys of all objects that may be the wrong one.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        let (key, second) = match self {
+            Self::Damaged { key, damage } => match &**damage {
+                Damage::Chain { previous, .. } => (Some(key.as_str()), Some(previous.as_str())),
+                _ => (Some(key.as_str()), None),
+            },
+            Self::Store(error) => (Some(error.key()), None),
+            _ => (None, None),
+        };
+        key.into_iter().chain(second)
+    }
+
     pub(crate) fn damaged(key: impl Into<String>, damage: impl Into<Damage>) -> Self {
         Self::Damaged { key: key.into(), damage: Box::new(damage.into()) }
     }

@@ -5,7 +5,7 @@
 //! - [`History::ends`] reads who wrote an object and which checksums it names; [`History::find_position`] looks for the
 //!   position that a database checksum belongs to.
 //! - [`Listing::plan`] chooses the objects that lead to a position; [`History::restore`] downloads, verifies and
-//!   applies them.
+//!   applies them; [`History::restore_around`] does both, and takes another way where one is damaged.
 //!
 //! Keys and bytes are described in `docs/format.md`.
 
@@ -18,9 +18,10 @@ mod name;
 mod object;
 mod plan;
 mod restore;
+mod route;
 mod target;
 
-pub use error::{Damage, HistoryError};
+pub use error::{Damage, HistoryError, NoWay};
 pub use history::{Ends, History};
 pub use id::{DatabaseId, InvalidDatabaseId};
 pub use listing::{Entry, Listing};

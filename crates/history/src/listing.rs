@@ -78,6 +78,12 @@ impl Listing {
         self.entries.iter().map(|entry| entry.name.max).max().unwrap_or_default()
     }
 
+    /// The same without some objects.
+    pub(crate) fn without(&self, aside: impl Fn(&ObjectName) -> bool) -> Self {
+        let entries = self.entries.iter().filter(|entry| !aside(&entry.name)).cloned().collect();
+        Self { id: self.id.clone(), entries, foreign: self.foreign }
+    }
+
     /// Whether there is no object of the history.
     #[must_use]
     pub fn is_empty(&self) -> bool {

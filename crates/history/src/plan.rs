@@ -1,5 +1,7 @@
 //! Choosing the objects that lead to a position.
 
+use std::ops::RangeInclusive;
+
 use bottomless_ltx::Txid;
 
 use crate::{DatabaseId, Entry, Listing};
@@ -159,6 +161,14 @@ impl Listing {
         ways
     }
 
+    /// The transactions that nothing leads over from `from` towards `up_to`, and the last position that can be reached.
+    pub(crate) fn reach(&self, from: Txid, up_to: Txid) -> (RangeInclusive<Txid>, Txid) {
+        let reached = self.ways(from, up_to).last().map_or(from, |way| way.to);
+        let first = reached.next();
+        let beyond = self.entries().iter().map(|entry| entry.name.min).filter(|&min| min > first && min <= up_to);
+        (first..=beyond.min().map_or(up_to, Txid::prev), reached)
+    }
+
     /// Why nothing leads from `reached`, the furthest position there is, to `up_to`.
     fn no_way(&self, from: Txid, reached: Txid, up_to: Txid) -> PlanError {
         let id = self.id().clone();
@@ -166,9 +176,8 @@ impl Listing {
         if let Some(way) = beyond.iter().find(|way| way.to > up_to) {
             return PlanError::Merged { id, up_to, before: reached, after: way.to };
         }
-        let first = reached.next();
-        let next = self.entries().iter().map(|entry| entry.name.min).filter(|&min| min > first && min <= up_to).min();
-        PlanError::Gap { id, first, last: next.map_or(up_to, Txid::prev), up_to }
+        let (gap, _) = self.reach(from, up_to);
+        PlanError::Gap { id, first: *gap.start(), last: *gap.end(), up_to }
     }
 }
 

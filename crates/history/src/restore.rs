@@ -15,9 +15,9 @@ use bottomless_points::{Point, reach};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::chain::Chain;
+use crate::chain::{Chain, Link};
 use crate::object::{Opened, Run};
-use crate::target::Target;
+use crate::target::{Target, Writer};
 use crate::{Damage, Entry, History, HistoryError, Plan, PlanError};
 
 /// Called with the bytes that are done and the bytes of the whole plan; must return at once. It may be called from
@@ -132,7 +132,7 @@ impl History {
         let mut complete = false;
         while let Some((entry, whole)) = objects.try_next().await? {
             let object = self.open(entry, whole).await?;
-            chain.precede(entry, &object)?;
+            let link = Link::of(entry, &object);
             limit = limit.min(object.header.size_in_pages);
             complete = object.holds_every_page();
             let target = match &newest {
@@ -146,6 +146,8 @@ impl History {
             };
             worker.apply(object, target, limit).await?;
             reach(Point::RestoreApplied);
+            // Only now: both are known to be whole, so that a contradiction is one between what was written.
+            chain.precede(link)?;
             if complete {
                 break;
             }
@@ -163,6 +165,16 @@ impl History {
         let base_pages = base.map_or(&[][..], |base| &base.page_checksums);
         let base_pages = base_pages.get(..limit as usize).unwrap_or(base_pages);
         newest.finish(plan.up_to, last, base_pages, bytes)
+    }
+}
+
+impl History {
+    /// Downloads an object and verifies all of it. Of what it says, nothing is held against other objects.
+    pub(crate) async fn verify(&self, entry: &Entry, options: &RestoreOptions) -> Result<(), HistoryError> {
+        let options = RestoreOptions { progress: None, ..options.clone() };
+        let worker = Worker { history: self, options: &options, done: AtomicU64::new(0), total: 0 };
+        let whole = self.fetch_whole(entry, options.whole_length).await?;
+        worker.check(self.open(entry, whole).await?).await
     }
 }
 
@@ -226,14 +238,27 @@ impl Worker<'_> {
     async fn apply(&self, object: Opened, target: Arc<Target>, limit: u32) -> Result<(), HistoryError> {
         let (have, need) = (object.header.page_size, target.page_size());
         if have != need {
-            return Err(HistoryError::damaged(object.key, Damage::PageSize { have, need }));
+            // Whether it is whole comes first: then its header says what was written.
+            let key = object.key.clone();
+            self.check(object).await?;
+            return Err(HistoryError::damaged(key, Damage::PageSize { have, need }));
         }
+        self.take(object, Some(target), limit).await
+    }
+
+    /// Verifies all of `object`.
+    async fn check(&self, object: Opened) -> Result<(), HistoryError> {
+        self.take(object, None, 0).await
+    }
+
+    /// Reads and verifies all of `object`, and writes it, where there is a target.
+    async fn take(&self, object: Opened, target: Option<Arc<Target>>, limit: u32) -> Result<(), HistoryError> {
         self.advance(object.frame);
         let mut checksum = object.checksum;
         let runs = object.runs(self.options.run_length);
         let object = Arc::new(object);
         let mut parts = futures::stream::iter(runs)
-            .map(|run| self.run(Arc::clone(&object), run, Arc::clone(&target), limit))
+            .map(|run| self.run(Arc::clone(&object), run, target.clone(), limit))
             .buffered(self.options.requests.max(1))
             .boxed();
         while let Some(part) = parts.try_next().await? {
@@ -243,12 +268,12 @@ impl Worker<'_> {
         checksum.verify(&object.tail).map_err(|error| HistoryError::damaged(&object.key, Damage::Decode(error)))
     }
 
-    /// Writes what a run of frames brings.
+    /// Reads a run of frames, and writes what it brings.
     async fn run(
         &self,
         object: Arc<Opened>,
         run: Run,
-        target: Arc<Target>,
+        target: Option<Arc<Target>>,
         limit: u32,
     ) -> Result<RunningChecksum, HistoryError> {
         let length = run.bytes.end - run.bytes.start;
@@ -259,11 +284,13 @@ impl Worker<'_> {
         let key = object.key.clone();
         let decoded = blocking(move || {
             let frames = object.tail.frames.get(run.frames).unwrap_or_default();
-            let mut writer = target.writer(limit);
-            let part = decode_frames(&bytes, frames, target.page_size(), &mut Vec::new(), |page, content| {
-                writer.page(page, content).map_err(ApplyError::Disk)
+            let mut writer = target.as_ref().map(|target| target.writer(limit));
+            let page_size = object.header.page_size;
+            let part = decode_frames(&bytes, frames, page_size, &mut Vec::new(), |page, content| match &mut writer {
+                Some(writer) => writer.page(page, content).map_err(ApplyError::Disk),
+                None => Ok(()),
             })?;
-            writer.finish().map_err(ApplyError::Disk)?;
+            writer.map_or(Ok(()), Writer::finish).map_err(ApplyError::Disk)?;
             Ok(part)
         })
         .await?;

@@ -101,6 +101,12 @@ impl StoreError {
         self.kind
     }
 
+    /// The object that the request was for; empty if it was for the bucket.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// How long the service asked to be left alone (`Retry-After`).
     #[must_use]
     pub fn retry_after(&self) -> Option<std::time::Duration> {

@@ -2,24 +2,22 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bottomless_history::{DatabaseId, History, HistoryError, RestoreOptions, Restored};
 use bottomless_ltx::Txid;
-use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::BinaryBytes;
 use serde::Serialize;
 use tempfile::{NamedTempFile, TempPath};
 
 use super::{Place, connect};
 use crate::args::{Common, Restore};
+use crate::bar::Bar;
 use crate::error::Error;
 use crate::output::{Output, Report};
-
-/// Objects may be compacted away between the listing and the download: so often it is listed anew.
-const LISTINGS: usize = 4;
 
 /// Files beside a database file that belong to it. SQLite would replay a journal or a WAL that it finds beside another
 /// file of the same name.
@@ -42,42 +40,10 @@ pub(crate) async fn run(common: &Common, args: &Restore, output: Output) -> Resu
 
 /// Fills `file`.
 async fn download(history: &History, txid: Option<Txid>, file: &Arc<File>) -> Result<Restored, HistoryError> {
-    let bar = progress_bar();
-    let options = RestoreOptions {
-        progress: Some({
-            let bar = bar.clone();
-            Arc::new(move |done, total| {
-                bar.set_length(total);
-                bar.set_position(done);
-            })
-        }),
-        ..RestoreOptions::default()
-    };
-    let mut listings = 0;
-    let restored = loop {
-        let plan = history.list(None).await?.plan(Txid::ZERO, txid)?;
-        listings += 1;
-        match history.restore(&plan, Arc::clone(file), &options).await {
-            Err(error) if error.is_vanished() && listings < LISTINGS => bar.reset(),
-            result => break result,
-        }
-    };
-    bar.finish_and_clear();
-    restored
-}
-
-/// On a terminal only: in a log file it is noise.
-fn progress_bar() -> ProgressBar {
-    let to = match io::stderr().is_terminal() {
-        true => ProgressDrawTarget::stderr(),
-        false => ProgressDrawTarget::hidden(),
-    };
-    let bar = ProgressBar::with_draw_target(None, to);
-    let template = "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    let listing = history.list(None).await?;
+    let bar = Bar::start();
+    let options = RestoreOptions { progress: Some(bar.progress()), ..RestoreOptions::default() };
+    history.restore_around(listing, (Txid::ZERO, txid), file, &options, || Ok(None)).await
 }
 
 /// The file to be written, and the folder that it is in.

@@ -1,14 +1,14 @@
 //! A local file from the bucket: into a temporary file, verified, renamed into place.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bottomless_history::{Base, HistoryError, Listing, RestoreOptions, Restored};
-use bottomless_ltx::{Checksum, PageNumber, Position};
+use bottomless_history::{Base, Listing, RestoreOptions, Restored};
+use bottomless_ltx::{Checksum, PageNumber, Position, Txid};
 use bottomless_points::{Point, reach};
 
 use crate::clock::milliseconds;
@@ -90,17 +90,19 @@ impl Database {
     fn restore(&self, listing: &Listing, base: Option<(Position, &mut dyn MainFile)>) -> Result<(PathBuf, Restored)> {
         let path = with_suffix(self.path(), SUFFIX);
         let disk = |e: io::Error| self.disk(&path, &e);
-        let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&path).map_err(disk)?;
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).map_err(disk)?;
+        let file = Arc::new(file);
         let restored = (|| {
-            let base = match base {
-                None => None,
-                Some((position, main)) => Some(self.copy_base(position, main, &mut file)?),
+            let from = base.as_ref().map_or(Txid::ZERO, |(position, _)| position.txid);
+            let mut base = base;
+            let prepare = || match &mut base {
+                None => Ok(None),
+                Some((position, main)) => self.copy_base(*position, &mut **main, &file).map(Some),
             };
-            let from = base.as_ref().map(|base| base.position.txid);
-            let plan = listing.plan(from.unwrap_or_default(), None).map_err(HistoryError::from)?;
-            let options = RestoreOptions { base, ..RestoreOptions::default() };
-            let file = Arc::new(file);
-            let restored = self.block_on(self.history().restore(&plan, Arc::clone(&file), &options))?;
+            let options = RestoreOptions::default();
+            let restoring =
+                self.history().restore_around::<Error>(listing.clone(), (from, None), &file, &options, prepare);
+            let restored = self.block_on(restoring)?;
             if let Ok(metadata) = fs::metadata(self.path()) {
                 file.set_permissions(metadata.permissions()).map_err(disk)?;
             }
@@ -119,13 +121,15 @@ impl Database {
     }
 
     /// Copies the local file, and makes sure that it is what the position says.
-    fn copy_base(&self, position: Position, main: &mut dyn MainFile, to: &mut File) -> Result<Base> {
+    fn copy_base(&self, position: Position, main: &mut dyn MainFile, to: &File) -> Result<Base> {
         let disk = |e: io::Error| self.disk(self.path(), &e);
         let mut reader = LocalReader::open(main, self.wal_path()).map_err(disk)?.ok_or_else(changed)?;
         let page_size = reader.page_size();
         let mut content = vec![0; page_size.bytes()];
         let mut total = Checksum::EMPTY;
         let mut page_checksums = Vec::new();
+        let mut to = to;
+        to.set_len(0).and_then(|()| to.rewind()).map_err(disk)?;
         let mut out = BufWriter::with_capacity(COPY_BUFFER, to);
         for page in (1..=reader.size_in_pages()).filter_map(PageNumber::new) {
             reader.read_page(page, &mut content).map_err(disk)?;

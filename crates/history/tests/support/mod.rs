@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use bottomless_history::{Base, DatabaseId, History, HistoryError, ObjectName, RestoreOptions, Restored};
+use bottomless_history::{Base, DatabaseId, History, HistoryError, Listing, ObjectName, RestoreOptions, Restored};
 use bottomless_ltx::{
     Checksum, DatabaseChecksums, Encoder, HEADER_LENGTH, Header, PageNumber, PageSize, Position, Txid, WriterId,
 };
@@ -123,6 +123,12 @@ impl Timeline {
 
     /// The object that holds the transactions `min` to `max`.
     pub fn object(&self, min: u64, max: u64) -> Vec<u8> {
+        let checksums = DatabaseChecksums { before: self.state(min - 1).checksum(), after: self.state(max).checksum() };
+        self.object_with(min, max, Some(checksums))
+    }
+
+    /// The same, with these checksums or none.
+    pub fn object_with(&self, min: u64, max: u64, checksums: Option<DatabaseChecksums>) -> Vec<u8> {
         let last = self.state(max);
         let mut pages: BTreeMap<usize, &[u8]> = BTreeMap::new();
         for txid in min..=max {
@@ -136,8 +142,7 @@ impl Timeline {
             }
             pages.split_off(&state.pages.len());
         }
-        let checksums = DatabaseChecksums { before: self.state(min - 1).checksum(), after: last.checksum() };
-        encode(last.page_size, last.pages.len(), (min, max), Some(checksums), pages)
+        encode(last.page_size, last.pages.len(), (min, max), checksums, pages)
     }
 
     /// As [`Self::object`], without our checksums.
@@ -146,6 +151,39 @@ impl Timeline {
         let pages = last.pages.iter().map(Vec::as_slice).enumerate().collect();
         encode(last.page_size, last.pages.len(), (1, max), None, pages)
     }
+}
+
+/// What was logged as a warning.
+#[derive(Clone, Default)]
+pub struct Warnings(Arc<Mutex<Vec<u8>>>);
+
+impl Warnings {
+    pub fn take(&self) -> String {
+        String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap()
+    }
+}
+
+impl std::io::Write for Warnings {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Runs `test` on one thread, and collects what it warns of.
+pub fn run<F: Future>(test: impl FnOnce(Warnings) -> F) -> F::Output {
+    let warnings = Warnings::default();
+    let writer = warnings.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test(warnings))
 }
 
 pub fn encode(
@@ -220,6 +258,28 @@ pub async fn restore(
     let plan = history.list(None).await?.plan(from, up_to.map(Txid::new))?;
     let options = RestoreOptions { base: base.map(|(txid, database)| database.base(txid)), ..options };
     let restored = history.restore(&plan, Arc::clone(&file), &options).await?;
+    Ok((restored, read(&file)))
+}
+
+/// As [`restore`], around damage; `listing` is what was listed before.
+pub async fn restore_around(
+    history: &History,
+    listing: Listing,
+    up_to: Option<u64>,
+    base: Option<(u64, &Database)>,
+    options: RestoreOptions,
+) -> Result<(Restored, Vec<u8>), HistoryError> {
+    let file = Arc::new(tempfile::tempfile().unwrap());
+    let from = base.map_or(Txid::ZERO, |(txid, _)| Txid::new(txid));
+    let prepare = || {
+        if let Some((_, database)) = base {
+            file.set_len(0).unwrap();
+            file.write_all_at(&database.pages.concat(), 0).unwrap();
+        }
+        Ok::<_, HistoryError>(base.map(|(txid, database)| database.base(txid)))
+    };
+    let way = (from, up_to.map(Txid::new));
+    let restored = history.restore_around(listing, way, &file, &options, prepare).await?;
     Ok((restored, read(&file)))
 }
 

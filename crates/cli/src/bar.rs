@@ -1,0 +1,71 @@
+//! The progress bar, and standard error beside it.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bottomless_history::Progress;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// The one that is drawn.
+static DRAWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// A bar on standard error, gone when it is dropped.
+pub(crate) struct Bar(ProgressBar);
+
+impl Bar {
+    /// On a terminal only: in a log file it is noise.
+    pub(crate) fn start() -> Self {
+        let to = match io::stderr().is_terminal() {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(None, to);
+        let template = "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+        let bar = match ProgressStyle::with_template(template) {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        };
+        *drawn() = Some(bar.clone());
+        Self(bar)
+    }
+
+    /// Moves it. A restore that begins anew moves it back.
+    pub(crate) fn progress(&self) -> Progress {
+        let bar = self.0.clone();
+        Arc::new(move |done, total| {
+            if bar.length() != Some(total) {
+                bar.reset();
+                bar.set_length(total);
+            }
+            bar.set_position(done);
+        })
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        *drawn() = None;
+        self.0.finish_and_clear();
+    }
+}
+
+fn drawn() -> std::sync::MutexGuard<'static, Option<ProgressBar>> {
+    DRAWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Standard error, with the bar out of the way of what is written.
+pub(crate) struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let bar = drawn().clone();
+        match bar {
+            Some(bar) => bar.suspend(|| io::stderr().write(bytes)),
+            None => io::stderr().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
