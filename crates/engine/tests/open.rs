@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bottomless_engine::ErrorKind;
 use bottomless_engine::config::InitialReplication::{self, Error as Fail, Force, Skip};
+use bottomless_ltx::{HEADER_LENGTH, Header, Txid};
 use common::oracle::block_on;
 use common::session::PATIENT;
 use common::*;
@@ -421,4 +422,46 @@ fn a_crash_in_the_middle_of_the_pages_is_recovered() {
     session.open().unwrap();
     assert_eq!(session.oracle.last(), 3, "nothing was published");
     session.finish();
+}
+
+/// An object far behind the end, as a damaged or hostile bucket may hold: nothing is published behind the gap, and the
+/// local file stays what it is.
+#[test]
+fn a_gap_before_the_end_of_the_bucket_is_named_and_not_continued() {
+    for huge in [1_u64 << 63, u64::MAX] {
+        for policy in POLICIES {
+            for changed in [false, true] {
+                let mut session = three(40);
+                session.config.initial_replication = policy;
+                block_on(async {
+                    let third = "test.db/0000/0000000000000003-0000000000000003.ltx";
+                    let third = session.store.inner.get(&third.into()).await.unwrap().bytes().await.unwrap();
+                    let mut third = third.to_vec();
+                    let mut header = Header::decode(&third).unwrap();
+                    (header.min_txid, header.max_txid) = (Txid::new(huge), Txid::new(huge));
+                    third[..HEADER_LENGTH].copy_from_slice(&header.encode());
+                    let stray = format!("test.db/0000/{huge:016x}-{huge:016x}.ltx");
+                    session.store.inner.put(&stray.into(), third.into()).await.unwrap();
+                });
+                let copied = session.oracle.listing().entries().len();
+                if changed {
+                    let next = session.local.edited(&mut Random::new(41), Edit::Overwrite);
+                    session.foreign(&next);
+                    session.local = next;
+                }
+                let before = session.file();
+                let error = session.open_anew().unwrap_err();
+                let text = error.to_string();
+                assert_eq!(error.kind(), ErrorKind::Damaged, "{text}");
+                let gap = format!("TXIDs 0000000000000004 to {:016x}", huge - 1);
+                assert!(text.contains("gap") && text.contains(&gap), "{policy:?} {changed}: {text}");
+                assert_eq!(session.file(), before, "the local file is as it was");
+                assert_eq!(session.oracle.listing().entries().len(), copied, "nothing is published");
+
+                let mut other = other(&session, 42);
+                assert!(other.open_anew().unwrap_err().to_string().contains(&gap));
+                assert!(!other.path.exists());
+            }
+        }
+    }
 }

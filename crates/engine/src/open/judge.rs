@@ -1,6 +1,6 @@
 //! The one process that has the database: it compares the local file with the bucket and brings them together.
 
-use bottomless_history::{Entry, Listing, ObjectName};
+use bottomless_history::{Entry, HistoryError, Listing, ObjectName};
 use bottomless_ltx::{Checksum, Header, PageNumber, PageSize, Position, Txid};
 use bottomless_points::{Point, reach};
 use roaring::RoaringBitmap;
@@ -189,6 +189,7 @@ impl Database {
                 Ok(Then::Nothing)
             }
             Verdict::Conflict => {
+                self.refuse_gap(listing)?;
                 match self.config().initial_replication {
                     InitialReplication::Error => return Err(self.conflict(known.as_ref(), &local, &reader, listing)),
                     InitialReplication::Force => {
@@ -376,6 +377,14 @@ impl Database {
                 reach(Point::OpenPublished);
                 self.take_over(&landed, None).map_err(|error| self.state_error(&error))
             }
+        }
+    }
+
+    /// A transaction behind a gap could never be restored, so that nothing may be published there.
+    fn refuse_gap(&self, listing: &Listing) -> Result<()> {
+        match listing.plan(Txid::ZERO, None) {
+            Ok(_) => Ok(()),
+            Err(gap) => Err(Error::from(HistoryError::from(gap)).context("nothing can be published behind a gap")),
         }
     }
 
