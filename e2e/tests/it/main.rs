@@ -3,6 +3,7 @@
 mod changes;
 mod commit;
 mod config;
+mod damage;
 mod differential;
 mod docs;
 mod exclusive;
