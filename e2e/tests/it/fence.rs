@@ -63,8 +63,8 @@ fn the_second_machine_is_fenced_and_stays_so() {
 #[test]
 fn of_simultaneous_commits_one_wins() {
     let mut wins = [0, 0];
-    for round in 0..12 {
-        let (world, mut a, mut b) = two_machines(if round % 2 == 0 { "WAL" } else { "DELETE" });
+    for mode in ["WAL", "DELETE"].repeat(3) {
+        let (world, mut a, mut b) = two_machines(mode);
         let last = world.last();
         world.proxy.clear();
         let key = world.log_key(last + 1);
