@@ -51,13 +51,26 @@ pub(crate) fn page_size_of(header: &[u8]) -> Option<PageSize> {
     if magic & !1 != 0x377f_0682 {
         return None;
     }
-    match be32(header, 8)? {
-        // A page size of 65536 does not fit SQLite's own 16-bit field elsewhere; here it does.
-        1 => PageSize::new(65536).ok(),
-        bytes => PageSize::new(bytes).ok(),
-    }
+    // Unlike in the database's header, 65536 is written as such: recovery takes no 1 for it.
+    PageSize::new(be32(header, 8)?).ok()
 }
 
 pub(crate) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_sizes_are_those_that_recovery_takes() {
+        let header = |bytes: u32| [0x377f_0682, 3_007_000, bytes].map(u32::to_be_bytes).concat();
+        for bytes in [512, 4096, 65536] {
+            assert_eq!(page_size_of(&header(bytes)).map(PageSize::get), Some(bytes));
+        }
+        for bytes in [0, 1, 256, 768, 131_072] {
+            assert_eq!(page_size_of(&header(bytes)), None);
+        }
+    }
 }
