@@ -4,9 +4,9 @@ use bottomless_ltx::{Checksum, PageSize, Position, Txid, WriterId};
 
 use super::{BLOCK, Block};
 
-const MAGIC: [u8; 8] = *b"BTMLOCAL";
-const VERSION: u32 = 2;
-const LONGEST_E_TAG: usize = 96;
+pub(super) const MAGIC: [u8; 8] = *b"BTMLOCAL";
+pub(super) const VERSION: u32 = 2;
+pub(super) const LONGEST_E_TAG: usize = 96;
 
 const PROVEN: u32 = 1;
 const OWES_ALL: u32 = 2;
@@ -188,6 +188,9 @@ impl Record {
         let wal = WalEnd { salts: [number()?, number()?], frames: number()? };
         let change_counter = number()?;
         let [length] = take(&mut rest)?;
+        if usize::from(length) > LONGEST_E_TAG {
+            return None;
+        }
         let e_tag = String::from_utf8(rest.get(..length.into())?.to_vec()).ok()?;
         Some(Self {
             inode,
