@@ -14,6 +14,10 @@ mod api;
 mod codes;
 mod connection;
 mod dirty;
+#[cfg(test)]
+mod edge_test;
+#[cfg(test)]
+mod fake;
 mod guard;
 mod host;
 mod load;
