@@ -14,6 +14,12 @@ mod commit;
 pub mod config;
 mod database;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing {
+    //! What the fuzz targets need of what is not public.
+    pub use crate::state::fuzzing::local_state;
+}
 mod local;
 mod open;
 mod process;

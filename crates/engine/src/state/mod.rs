@@ -12,6 +12,8 @@
 //! | 512 | 512 | the [`Mark`] |
 //! | 4096 | 8 a page | the page checksums; 0 for a page that is not there |
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod mark;
 mod pages;
 mod record;
