@@ -6,6 +6,7 @@
 
 pub mod bucket;
 pub mod compare;
+pub mod faults;
 pub mod gate;
 pub mod litestream;
 pub mod machine;
