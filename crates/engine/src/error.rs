@@ -61,6 +61,10 @@ impl Error {
                 ErrorKind::Disk,
                 format!("{what}: {error}; the folder of the database must be writable, as for SQLite's own journal"),
             ),
+            _ if is_out_of_descriptors(error) => Self::new(
+                ErrorKind::Disk,
+                format!("{what}: {error}; close files or connections, or raise the limit of open files (ulimit -n)"),
+            ),
             _ => Self::new(ErrorKind::Disk, format!("{what}: {error}")),
         }
     }
@@ -76,6 +80,12 @@ impl Error {
     pub fn context(self, what: impl fmt::Display) -> Self {
         Self { kind: self.kind, message: format!("{what}: {}", self.message) }
     }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error();
+    errno == Some(Errno::MFILE.raw_os_error()) || errno == Some(Errno::NFILE.raw_os_error())
 }
 
 impl fmt::Display for Error {

@@ -68,14 +68,13 @@ fn candidates(record: &Record, change: &Change<'_>, base: &Base) -> RoaringBitma
     pages
 }
 
-fn read(source: &mut dyn PageSource, page: PageNumber, content: &mut [u8]) -> Result<Checksum> {
-    source
-        .read_page(page, content)
-        .map_err(|error| Error::disk(format_args!("page {} could not be read back", page.get()), &error))?;
-    Ok(Checksum::of_page(page, content))
-}
-
 impl Database {
+    fn read_back(&self, source: &mut dyn PageSource, page: PageNumber, content: &mut [u8]) -> Result<Checksum> {
+        let what = || format!("{}: page {} could not be read back", self.name(), page.get());
+        source.read_page(page, content).map_err(|error| Error::disk(what(), &error))?;
+        Ok(Checksum::of_page(page, content))
+    }
+
     /// True if anything differs from what the local state knows.
     pub(super) fn differs(&self, record: &Record, change: &mut Change<'_>) -> Result<bool> {
         // Of a record that owes all, the page size is that of the bucket.
@@ -89,7 +88,7 @@ impl Database {
             if page.get() > change.size_in_pages || page == change.page_size.lock_page() {
                 continue;
             }
-            let checksum = read(change.source, page, &mut content)?;
+            let checksum = self.read_back(change.source, page, &mut content)?;
             if self.known(&mut known, page)? != Some(checksum) {
                 return Ok(true);
             }
@@ -110,7 +109,10 @@ impl Database {
         writer: WriterId,
     ) -> Result<Option<Draft>> {
         let mut known = self.page_checksums();
-        let spool_error = |e: &io::Error| Error::disk("the temporary file for a large transaction", e);
+        let spool_error = |e: &io::Error| {
+            let folder = self.folder();
+            Error::disk(format_args!("{}: the temporary file for a large transaction", folder.display()), e)
+        };
         let mut after = match (base.all, base.recount) {
             (true, _) => Checksum::EMPTY,
             (_, true) => self.recount(record, &mut known)?,
@@ -122,7 +124,7 @@ impl Database {
         let mut pages = Vec::new();
         let mut counter = None;
         for page in candidates(record, change, base).iter().filter_map(PageNumber::new) {
-            let checksum = read(change.source, page, &mut content)?;
+            let checksum = self.read_back(change.source, page, &mut content)?;
             if !base.all {
                 let old = self.known(&mut known, page)?.filter(|_| page.get() <= record.size_in_pages);
                 if old == Some(checksum) && !base.forced.contains(page.get()) {
