@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -11,7 +12,7 @@ use bottomless_store::Transport;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::database::Database;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Threads that read, decompress and checksum at restore.
 const BLOCKING_THREADS: usize = 8;
@@ -40,9 +41,8 @@ impl Process {
         }
         // A runtime whose threads are in another process can't be dropped.
         std::mem::forget(found.clone());
-        let made = Arc::new(Self::new(id).map_err(|error| {
-            Error::new(ErrorKind::Disk, format!("the threads for network requests could not be started: {error}"))
-        })?);
+        let made = Self::new(id).map_err(|error| Error::disk("network requests can't be made by this process", &error));
+        let made = Arc::new(made?);
         let before = CURRENT.compare_and_swap(&found, Some(Arc::clone(&made)));
         match before.as_ref().filter(|process| process.id == id) {
             // Another thread was first.
@@ -52,6 +52,7 @@ impl Process {
     }
 
     fn new(id: u32) -> io::Result<Self> {
+        spare_descriptors()?;
         // The calling thread drives its request and the connections itself: a commit waits for no other thread to wake
         // up. Where several threads wait, one of them drives the connections of all.
         let runtime = Builder::new_current_thread()
@@ -95,6 +96,14 @@ impl Process {
         let slot = process.slots.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()?;
         slot.try_lock().ok()?.upgrade()
     }
+}
+
+/// Makes sure that there are descriptors for a runtime: tokio panics where it finds none for its signals.
+fn spare_descriptors() -> io::Result<()> {
+    /// More than the six that it opens.
+    const PAIRS: usize = 4;
+    let pairs: io::Result<Vec<_>> = (0..PAIRS).map(|_| UnixStream::pair()).collect();
+    pairs.map(drop)
 }
 
 fn is_closed(slot: &Slot) -> bool {
