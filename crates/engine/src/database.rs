@@ -312,10 +312,12 @@ impl Database {
     /// on the disk SQLite rolls back after a crash.
     ///
     /// # Errors
-    /// When the local state can't be written.
+    /// When the local state can't be written, or when the file holds a part of an earlier transaction that nobody can
+    /// take back.
     pub fn begin_writing(&self, page_one: Option<&[u8]>, journaled: bool) -> Result<Begun> {
         let untouched = self.begin_change()?;
         let mut record = self.record()?;
+        self.refuse_if_torn(&record)?;
         let foreign = match page_one {
             Some(page_one) if record.is_comparable() => {
                 let known = self.page_checksums().get(PageNumber::FIRST).map_err(|error| self.state_error(&error))?;
@@ -327,6 +329,23 @@ impl Database {
         record.unjournaled |= !journaled;
         self.write_record(&record)?;
         Ok(Begun { untouched, unsettled })
+    }
+
+    /// A transaction without a journal that was neither finished nor rolled back has left a part of itself in the file.
+    /// The next one must not carry it into the bucket.
+    fn refuse_if_torn(&self, record: &Record) -> Result<()> {
+        // What was not refused may be one that is committed, and could not be noted as such.
+        let may_be_whole = record.intent.is_some_and(|intent| !intent.refused);
+        if !record.writing || !record.unjournaled || may_be_whole {
+            return Ok(());
+        }
+        let text = format!(
+            "{}: an earlier transaction without a journal (journal mode OFF or MEMORY) was cut off and could not be \
+             rolled back, and the file holds a part of it; close all connections to the database and open it again to \
+             restore it from the bucket",
+            self.name()
+        );
+        Err(Error::new(ErrorKind::Disk, text))
     }
 
     /// The page size, if there has been a transaction.

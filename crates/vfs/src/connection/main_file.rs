@@ -181,12 +181,13 @@ impl Connection {
         Ok(Some(MainChange { page_size, size_in_pages, written, source }))
     }
 
-    /// Puts back what a transaction without a journal has written.
+    /// Puts back what a transaction without a journal has written. If it can't, it can be asked again.
     pub(super) fn undo_main(&mut self) -> Failed {
-        let Some(mut undo) = self.undo.take() else {
+        let Some(undo) = &mut self.undo else {
             return Ok(());
         };
-        undo.restore(self.main).map_err(|error| self.disk_failed("a transaction could not be rolled back", &error))?;
+        let restored = undo.restore(self.main);
+        restored.map_err(|error| self.disk_failed("a transaction could not be rolled back", &error))?;
         reach(Point::Undone);
         self.end_writing();
         self.database.undone().map_err(|error| self.failed(&error))?;
