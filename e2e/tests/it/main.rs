@@ -1,10 +1,12 @@
 //! The whole product as a user sees it. One binary, so that all tests share one S3 server; one module a theme.
 
 mod changes;
+mod clock;
 mod commit;
 mod config;
 mod damage;
 mod differential;
+mod disk;
 mod docs;
 mod exclusive;
 mod fence;
