@@ -194,6 +194,14 @@ impl Session {
         self.call(json!({"op": "backup", "from": from, "to": to, "pages": pages})).map(|_| ())
     }
 
+    /// Executes the same statements on many connections, spread over some threads of the process; the newest host only.
+    ///
+    /// # Errors
+    /// What SQLite said to one of them.
+    pub fn exec_all(&mut self, connections: &[u32], threads: usize, sql: &str) -> Result<(), SqlError> {
+        self.call(json!({"op": "exec_all", "conns": connections, "threads": threads, "sql": sql})).map(|_| ())
+    }
+
     /// Writes into a value with incremental blob I/O.
     ///
     /// # Errors

@@ -73,6 +73,7 @@ fn execute(connections: &mut HashMap<u64, Connection>, busy: &Busy, command: &Va
         "crowd" => {
             crowd::run(text("name"), text("log"), number("seed"), number("process"), number("threads"), number("steps"))
         }
+        "exec_all" => return exec_all(connections, command),
         "close" => {
             if let Some(connection) = connections.remove(&number("conn")) {
                 connection.close().map_err(|(_, e)| e)?;
@@ -99,6 +100,31 @@ fn execute(connections: &mut HashMap<u64, Connection>, busy: &Busy, command: &Va
         other => panic!("no such operation: {other}"),
     }
     Ok(Vec::new())
+}
+
+/// Executes the same statements on many connections, spread over some threads.
+fn exec_all(connections: &mut HashMap<u64, Connection>, command: &Value) -> rusqlite::Result<Vec<Value>> {
+    let numbers: Vec<u64> = command["conns"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+    let threads = usize::try_from(command["threads"].as_u64().unwrap_or(1)).unwrap_or(1);
+    let sql = command["sql"].as_str().unwrap_or_default();
+    let mut shares: Vec<Vec<(u64, Connection)>> = (0..threads).map(|_| Vec::new()).collect();
+    for (n, number) in numbers.into_iter().enumerate() {
+        shares[n % threads].push((number, connections.remove(&number).ok_or_else(unknown)?));
+    }
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let run = |share: Vec<(u64, Connection)>| {
+            let result = share.iter().try_for_each(|(_, connection)| query(connection, sql).map(drop));
+            (share, result)
+        };
+        let threads: Vec<_> = shares.into_iter().map(|share| scope.spawn(move || run(share))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("the thread ends")).collect()
+    });
+    let mut outcome = Ok(Vec::new());
+    for (share, result) in results {
+        connections.extend(share);
+        outcome = result.and(outcome);
+    }
+    outcome
 }
 
 fn unknown() -> rusqlite::Error {
