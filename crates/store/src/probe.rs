@@ -118,12 +118,14 @@ async fn look(bucket: &Bucket, key: &str, deadline: Instant) -> Result<Option<By
 }
 
 async fn clean(bucket: &Bucket, key: &str, deadline: Instant) {
-    let error = match tokio::time::timeout(left(deadline), bucket.delete(key)).await {
+    // The commit that waits for this needs time of its own.
+    let (asked, limit) = (Instant::now(), left(deadline) / 3);
+    let error = match tokio::time::timeout(limit, bucket.delete(key)).await {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "not answered in time".to_owned(),
+        Ok(Err(error)) => error,
+        Err(_) => bucket.given_up("DELETE", key, asked, limit),
     };
-    tracing::warn!(error, key, "the probe object could not be removed; it is safe to delete");
+    tracing::warn!(%error, key, "the probe object could not be removed; it is safe to delete");
 }
 
 fn left(deadline: Instant) -> Duration {
