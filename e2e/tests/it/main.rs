@@ -21,6 +21,7 @@ mod many;
 mod no_commit;
 mod open;
 mod outage;
+mod outcomes;
 mod output;
 mod processes;
 mod replaced;
