@@ -13,6 +13,11 @@ pub const ACCESS_KEY: &str = "bottomless-e2e";
 /// Its secret.
 pub const SECRET_KEY: &str = "bottomless-e2e-secret";
 
+/// Another pair of the same identity, for keys that are rotated.
+pub const SECOND_ACCESS_KEY: &str = "bottomless-e2e-second";
+/// Its secret.
+pub const SECOND_SECRET_KEY: &str = "bottomless-e2e-second-secret";
+
 /// How long the server may take to answer its health check.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -59,7 +64,8 @@ impl Seaweed {
         write!(
             file,
             r#"{{"identities":[
-              {{"name":"e2e","credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}}],
+              {{"name":"e2e","credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}},
+                {{"accessKey":"{SECOND_ACCESS_KEY}","secretKey":"{SECOND_SECRET_KEY}"}}],
                 "actions":["Admin","Read","Write","List","Tagging"]}},
               {{"name":"anonymous","actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
         )

@@ -60,6 +60,9 @@ pub struct Bucket {
 /// How long a page of a listing may take, unless [`Bucket::with_patience`] says otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Keys that are replaced more often than this during one request are no use.
+const RENEWALS: usize = 3;
+
 struct Inner {
     location: Location,
     /// For reads: tries again by itself.
@@ -208,6 +211,10 @@ impl Bucket {
     /// # Errors
     /// See [`StoreErrorKind`].
     pub async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Object>, StoreError> {
+        self.renewing(|| self.list_once(prefix, after)).await
+    }
+
+    async fn list_once(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Object>, StoreError> {
         let op = "LIST";
         let path = self.path(op, prefix)?;
         self.count(Operation::List, 0);
@@ -221,7 +228,7 @@ impl Bucket {
             let Ok(next) = tokio::time::timeout(self.patience, stream.try_next()).await else {
                 return Err(self.given_up(op, prefix, asked, self.patience));
             };
-            match self.checked(op, prefix, None, next).await? {
+            match self.checked(op, prefix, None, next)? {
                 Some(meta) => objects.push(object(meta)),
                 None => break,
             }
@@ -239,8 +246,11 @@ impl Bucket {
         let op = "LIST";
         let path = if prefix.is_empty() { None } else { Some(self.path(op, prefix)?) };
         self.count(Operation::List, 0);
-        let result = self.inner.reader.list_with_delimiter(path.as_ref()).await;
-        let listed = self.checked(op, prefix, None, result).await?;
+        let list = || async {
+            let result = self.inner.reader.list_with_delimiter(path.as_ref()).await;
+            self.checked(op, prefix, None, result)
+        };
+        let listed = self.renewing(list).await?;
         let name = |p: &Path| p.filename().map(str::to_owned);
         let mut names: Vec<String> = listed.common_prefixes.iter().filter_map(name).collect();
         names.sort();
@@ -272,6 +282,10 @@ impl Bucket {
     }
 
     async fn read(&self, key: &str, range: Option<GetRange>) -> Result<(Bytes, Object), StoreError> {
+        self.renewing(|| self.read_once(key, range.clone())).await
+    }
+
+    async fn read_once(&self, key: &str, range: Option<GetRange>) -> Result<(Bytes, Object), StoreError> {
         let op = "GET";
         let path = self.path(op, key)?;
         self.count(Operation::Get, 0);
@@ -281,14 +295,15 @@ impl Bucket {
             let meta = object(reply.meta.clone());
             Ok((reply.bytes().await?, meta))
         };
-        let (bytes, meta) = self.checked(op, key, None, result.await).await?;
+        let (bytes, meta) = self.checked(op, key, None, result.await)?;
         if self.inner.count_calls {
             self.inner.meter.received(bytes.len() as u64);
         }
         Ok((bytes, meta))
     }
 
-    /// Creates an object with `If-None-Match: *`: one request, never sent again by itself.
+    /// Creates an object with `If-None-Match: *`: one request, sent again by itself only when the service refused the
+    /// credentials and there are others.
     ///
     /// `time` becomes the metadata `litestream-timestamp`, where the store keeps metadata.
     ///
@@ -327,16 +342,24 @@ impl Bucket {
         time: SystemTime,
         timeout: Duration,
     ) -> Result<CreateOutcome, StoreError> {
-        let sending = async {
-            match body {
-                Body::Memory(bytes) => self.put_memory(key, bytes.clone(), mode, time).await,
-                Body::File { .. } => self.put_file(key, body, mode, time).await,
-            }
-        };
+        let sending = self.renewing(|| self.put_once(key, body, mode.clone(), time));
         let asked = Instant::now();
         match tokio::time::timeout(timeout, sending).await {
             Ok(result) => result,
             Err(_) => Err(self.given_up("PUT", key, asked, timeout)),
+        }
+    }
+
+    async fn put_once(
+        &self,
+        key: &str,
+        body: &Body,
+        mode: PutMode,
+        time: SystemTime,
+    ) -> Result<CreateOutcome, StoreError> {
+        match body {
+            Body::Memory(bytes) => self.put_memory(key, bytes.clone(), mode, time).await,
+            Body::File { .. } => self.put_file(key, body, mode, time).await,
         }
     }
 
@@ -362,7 +385,7 @@ impl Bucket {
             // 409 is what AWS answers while another creation of the same key is under way.
             Err(object_store::Error::AlreadyExists { .. }) => Ok(CreateOutcome::Exists),
             Err(_) if seen.reply().status.is_some_and(is_exists) => Ok(CreateOutcome::Exists),
-            result => self.checked(op, key, Some(&seen), result.map(|_| CreateOutcome::Exists)).await,
+            result => self.checked(op, key, Some(&seen), result.map(|_| CreateOutcome::Exists)),
         }
     }
 
@@ -386,7 +409,7 @@ impl Bucket {
             return match reply.status {
                 status if status.is_success() => Ok(CreateOutcome::Created { e_tag: reply.e_tag.map(unquoted) }),
                 status if mode == PutMode::Create && is_exists(status) => Ok(CreateOutcome::Exists),
-                _ => Err(self.noted(requests.refused(key, &reply)).await),
+                _ => Err(requests.refused(key, &reply)),
             };
         }
         let (file, length) = (Arc::clone(file), *length);
@@ -418,10 +441,13 @@ impl Bucket {
         let op = "DELETE";
         let path = self.path(op, key)?;
         self.count(Operation::Delete, 0);
-        match self.inner.reader.delete(&path).await {
-            Err(object_store::Error::NotFound { .. }) => Ok(()),
-            result => self.checked(op, key, None, result).await,
-        }
+        let delete = || async {
+            match self.inner.reader.delete(&path).await {
+                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                result => self.checked(op, key, None, result),
+            }
+        };
+        self.renewing(delete).await
     }
 
     /// Creates the bucket itself; that it exists is a success.
@@ -500,7 +526,7 @@ impl Bucket {
         StoreError::new(kind, operation, key, &self.inner.location, cause)
     }
 
-    async fn checked<T>(
+    fn checked<T>(
         &self,
         operation: &'static str,
         key: &str,
@@ -513,17 +539,31 @@ impl Bucket {
                 let reply = seen.map(Seen::reply).unwrap_or_default();
                 let location = &self.inner.location;
                 let error = StoreError::from_object_store(&error, reply.status, operation, key, location);
-                Err(self.noted(error.with_retry_after(reply.retry_after)).await)
+                Err(error.with_retry_after(reply.retry_after))
             }
         }
     }
 
-    /// Refused credentials are asked for anew before the next request: they may have been rotated.
-    async fn noted(&self, error: StoreError) -> StoreError {
-        if let (StoreErrorKind::Denied, Some(chain)) = (error.kind(), &self.inner.chain) {
-            chain.forget().await;
+    /// Sends a request, and sends it again when the service refused the credentials and the chain has others: keys are
+    /// rotated while a database is open.
+    async fn renewing<T, R>(&self, request: impl Fn() -> R) -> Result<T, StoreError>
+    where
+        R: Future<Output = Result<T, StoreError>>,
+    {
+        let Some(chain) = &self.inner.chain else { return request().await };
+        for _ in 0..RENEWALS {
+            // What the request is signed with, or what another request has just replaced: then it is sent once too often.
+            let used = chain.credential().await.ok();
+            match (request().await, used) {
+                (Err(error), Some(used)) if error.kind() == StoreErrorKind::Denied => {
+                    if !chain.replaces(&used).await {
+                        return Err(error);
+                    }
+                }
+                (result, _) => return result,
+            }
         }
-        error
+        request().await
     }
 }
 

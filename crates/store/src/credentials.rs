@@ -66,9 +66,17 @@ impl Chain {
         }
     }
 
-    /// Forgets what it last gave: the service refused it.
-    pub(crate) async fn forget(&self) {
-        *self.current.lock().await = None;
+    /// The service refused these credentials: true if the chain has others by now. They may have been rotated, and
+    /// another request may have found that out already.
+    pub(crate) async fn replaces(&self, refused: &AwsCredential) -> bool {
+        let mut current = self.current.lock().await;
+        if current.as_ref().is_some_and(|current| *current.credential != *refused) {
+            return true;
+        }
+        let found = self.provider().await.provide_credentials().await.ok().map(|found| convert(&found));
+        // Not kept if it is no other: the next request asks again.
+        *current = found.filter(|found| *found.credential != *refused);
+        current.is_some()
     }
 
     /// Credentials for one request.

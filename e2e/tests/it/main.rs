@@ -4,6 +4,7 @@ mod changes;
 mod clock;
 mod commit;
 mod config;
+mod credentials;
 mod damage;
 mod differential;
 mod disk;

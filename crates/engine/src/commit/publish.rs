@@ -74,7 +74,6 @@ pub(super) async fn publish(history: &History, draft: &Draft, fencing: Fencing, 
     let mut pause = FIRST_PAUSE;
     let mut may_have_landed = false;
     let mut last_error = None;
-    let mut renewed = false;
     loop {
         let remaining = deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() {
@@ -105,11 +104,6 @@ pub(super) async fn publish(history: &History, draft: &Draft, fencing: Fencing, 
                 may_have_landed |= error.kind().may_have_landed();
                 pause = error.retry_after().unwrap_or(pause);
                 last_error = Some(error);
-            }
-            // Credentials that were refused are asked for anew, once: they may have been rotated.
-            Err(error) if error.kind() == StoreErrorKind::Denied && !renewed => {
-                renewed = true;
-                continue;
             }
             Err(error) if may_have_landed || error.kind().may_have_landed() => return Published::Unknown(error),
             Err(error) => return Published::Refused(error),
