@@ -109,18 +109,18 @@ fn some_outcomes_of_the_first_session_on_a_machine() {
 
 #[test]
 #[ignore = "minutes"]
-fn all_outcomes_with_a_rollback_journal() {
+fn soak_all_outcomes_with_a_rollback_journal() {
     play(Story::Rollback, 4, all);
 }
 
 #[test]
 #[ignore = "minutes"]
-fn all_outcomes_with_a_wal() {
+fn soak_all_outcomes_with_a_wal() {
     play(Story::Wal, 4, all);
 }
 
 #[test]
 #[ignore = "minutes"]
-fn all_outcomes_of_the_first_session_on_a_machine() {
+fn soak_all_outcomes_of_the_first_session_on_a_machine() {
     play(Story::First, 8, all);
 }
