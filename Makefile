@@ -2,7 +2,7 @@
 # make release     the same in target/release, optimised
 # make demo        a first session: write, look into the bucket, lose the file, get it back
 # make test        all tests but the heavy ones
-# make soak        the long ones: fuzzing, Miri, random kills; needs a nightly toolchain
+# make soak        the long ones: fuzzing, Miri, AddressSanitizer, random kills; needs a nightly toolchain
 # make bench       what a commit and a read cost, side by side with their floors
 # make lint        format, clippy, rustdoc, licences and sources of the dependencies
 
@@ -10,13 +10,13 @@ CARGO ?= cargo
 TEST_TOOLS = .tools/installed
 DENY = .tools/bin/cargo-deny --config deny.toml
 
-# For what a stable toolchain can't: fuzzing, Miri.
+# For what a stable toolchain can't: fuzzing, Miri, AddressSanitizer.
 NIGHTLY ?= nightly
 FUZZ_TARGETS = ltx_decode local_state object_key wal_frames
 FUZZ_SECONDS ?= 30
 
 .PHONY: all release demo bench test test-heavy test-tools golden lint fmt advisories
-.PHONY: soak fuzz fuzz-build fuzz-minimise miri nightly
+.PHONY: soak fuzz fuzz-build fuzz-minimise miri asan nightly
 
 # SQLite finds the entry point by the file's name, which must not begin with lib. The copy is put in place by a rename,
 # and only when something changed: a program that has the old file loaded keeps it whole.
@@ -48,7 +48,7 @@ test-heavy: all test-tools
 	cd e2e && $(CARGO) test --test it large:: -- --ignored --test-threads=1 --nocapture
 
 # Everything that is long or needs a nightly toolchain. The soak tests run one after the other: each takes the machine.
-soak: fuzz miri all test-tools
+soak: fuzz miri asan all test-tools
 	cd e2e && $(CARGO) test --test it soak_ -- --ignored --test-threads=1 --nocapture
 
 nightly:
@@ -74,6 +74,23 @@ fuzz-%: fuzz-build
 miri: nightly
 	rustup component add miri rust-src --toolchain $(NIGHTLY)
 	MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +$(NIGHTLY) miri test --target-dir target/miri --package bottomless-vfs --lib
+
+# The extension under AddressSanitizer in the newest host, which is built with it: an extension takes the sanitizer's
+# functions from the program. The C code of SQLite is as it always is, but what it hands to malloc and free is seen.
+ASAN_TARGET = x86_64-unknown-linux-gnu
+ASAN_FLAGS = -Zsanitizer=address -Zexport-executable-symbols -Clink-arg=-rdynamic
+ASAN_TESTS = commit:: no_commit:: changes:: exclusive:: restore:: outage::
+asan: export RUSTFLAGS = $(ASAN_FLAGS)
+asan: nightly test-tools
+	$(CARGO) +$(NIGHTLY) build --target $(ASAN_TARGET) --target-dir target/asan --package bottomless
+	cd e2e && $(CARGO) +$(NIGHTLY) test --target $(ASAN_TARGET) --target-dir ../target/asan --test it --no-run
+	rm -rf target/asan/reports && mkdir -p target/asan/reports
+	cp target/asan/$(ASAN_TARGET)/debug/libbottomless.so target/asan/bottomless.so
+	cd e2e && BOTTOMLESS_ASAN=1 BOTTOMLESS_EXTENSION=$(CURDIR)/target/asan/bottomless.so \
+		ASAN_OPTIONS=log_path=$(CURDIR)/target/asan/reports/report:detect_leaks=0 \
+		$(CARGO) +$(NIGHTLY) test --target $(ASAN_TARGET) --target-dir ../target/asan --test it $(firstword $(ASAN_TESTS)) \
+		-- $(wordlist 2,99,$(ASAN_TESTS)) || { cat $(CURDIR)/target/asan/reports/*; exit 1; }
+	@test -z "$$(ls target/asan/reports)" || { cat target/asan/reports/*; exit 1; }
 
 # Replaces the corpus by few inputs that reach as much as it and what was found: sixty for a target are kept.
 fuzz-minimise: fuzz-build

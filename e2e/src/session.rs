@@ -58,7 +58,9 @@ impl Session {
     /// # Panics
     /// If it can't be started.
     pub fn start(host: Host, environment: &BTreeMap<String, String>, stderr: &Path) -> Self {
-        let mut command = match host {
+        // In `make asan` only the host that is built here has the sanitizer's runtime.
+        let sanitized = std::env::var_os("BOTTOMLESS_ASAN").is_some();
+        let mut command = match if sanitized { Host::Newest } else { host } {
             Host::Newest => Command::new(sibling("newest-host")),
             Host::Libsql => Command::new(sibling("libsql-host")),
             Host::Python => {
@@ -71,6 +73,7 @@ impl Session {
         let mut child = command
             .env_clear()
             .envs(environment)
+            .envs(std::env::var("ASAN_OPTIONS").ok().filter(|_| sanitized).map(|value| ("ASAN_OPTIONS", value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
