@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bottomless_history::{History, HistoryError};
+use bottomless_history::{History, HistoryError, Listing};
 use bottomless_ltx::{Checksum, Header, PageNumber, RunningChecksum, Txid};
 use bottomless_points::{Point, reach};
 use bottomless_store::Bucket;
@@ -15,6 +15,7 @@ use bottomless_store::Bucket;
 use crate::clock::boot_id;
 use crate::commit::Landed;
 use crate::config::Config;
+use crate::contact::{Contact, Contacts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::Process;
 use crate::state::{Mark, PageChecksums, Record, Stamp, StateFile, WalEnd};
@@ -31,6 +32,7 @@ pub struct Database {
     state: StateFile,
     process: Arc<Process>,
     live: Mutex<Live>,
+    contacts: Mutex<Contacts>,
     /// Which file the main file is, from the time on when there is one.
     inode: OnceLock<u64>,
 }
@@ -88,6 +90,7 @@ impl Database {
             state,
             process: p,
             live: Mutex::default(),
+            contacts: Mutex::default(),
             inode: OnceLock::new(),
         }
     }
@@ -183,6 +186,32 @@ impl Database {
         }
     }
 
+    /// What this process has last heard of the store.
+    pub(crate) fn contacts(&self) -> MutexGuard<'_, Contacts> {
+        self.contacts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lists the history, with the log behind `after` only, for no longer than `timeout`.
+    pub(crate) fn list_within(&self, after: Option<Txid>, timeout: Duration) -> Result<Listing> {
+        let begun = Instant::now();
+        let sent = Contact::now();
+        let listing = self.within(timeout, self.history.list(after))?;
+        self.listed(&listing, sent, timeout.saturating_sub(begun.elapsed()))?;
+        Ok(listing)
+    }
+
+    /// Takes note of a listing: of when it was asked for, and of the settings that all users share.
+    pub(crate) fn listed(&self, listing: &Listing, sent: Contact, timeout: Duration) -> Result<()> {
+        let object = listing.settings();
+        let e_tag = object.and_then(|object| object.e_tag.clone());
+        if !self.contacts().know_settings(e_tag.as_deref(), object.is_some()) {
+            let settings = self.within(timeout, self.history.settings(listing))?;
+            self.contacts().learn(settings, e_tag);
+        }
+        self.contacts().heard(sent);
+        Ok(())
+    }
+
     pub(crate) fn random(&self) -> Result<u64> {
         getrandom::u64().map_err(|e| Error::new(ErrorKind::Disk, format!("{}: no random numbers: {e}", self.name())))
     }
@@ -208,6 +237,21 @@ impl Database {
 
     pub(crate) fn refuse_if_fenced(&self) -> Result<()> {
         self.live().fenced.clone().map_or(Ok(()), Err)
+    }
+
+    /// The bucket has gone on without us.
+    pub(crate) fn taken_over(&self, last: Txid) -> Error {
+        let text = format!(
+            "{}: another writer has taken over: {}/{} is at transaction {last}, which is not ours. This transaction was rolled \
+             back, and no other will be accepted; close all connections to the database and open it again to catch up",
+            self.name(),
+            self.bucket().location(),
+            self.config.database_id,
+        );
+        let error = Error::new(ErrorKind::Fenced, text);
+        self.live().fenced = Some(error.clone());
+        reach(Point::Fenced);
+        error
     }
 
     /// Another's object is where ours should be.
@@ -411,6 +455,15 @@ impl Database {
     /// When the local state can't be written.
     pub fn undone(&self) -> Result<()> {
         self.settle_writing(&mut self.record()?)
+    }
+
+    /// SQLite has put back what a transaction had written whose commit failed: page 1 is as it was before. `unsettled` is
+    /// what [`Begun`] said. Needs no network, whatever the bucket holds meanwhile.
+    ///
+    /// # Errors
+    /// When the local state can't be written.
+    pub fn put_back(&self, unsettled: bool) -> Result<()> {
+        if unsettled { Ok(()) } else { self.undone() }
     }
 
     // The mark.

@@ -12,6 +12,7 @@
 mod clock;
 mod commit;
 pub mod config;
+mod contact;
 mod database;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -325,3 +325,36 @@ fn a_change_of_the_page_size_is_a_snapshot_too() {
         session.finish();
     }
 }
+
+/// The last transaction that SQLite has committed is in the bucket and was never confirmed; the one behind it was reported
+/// as failed, though it landed.
+#[test]
+fn a_failed_transaction_behind_an_unconfirmed_one_is_not_caught_up_to() {
+    for fault in [Fault::Denied, Fault::SilentAfterEffect, Fault::Late] {
+        for crash in [false, true] {
+            let mut session = begun(HASTY, 11);
+            session.sees_playback = true;
+            let told = session.transaction(Edit::Overwrite, End::Unconfirmed);
+            assert!(matches!(told, Told::Crashed), "{told:?}");
+            session.store.hold_late();
+            // Settling reads the object before; its own PUT is what fails.
+            let put = session.store.next_request() + 3;
+            session.store.fail(Plan::From(put, fault));
+            refused(session.transaction(Edit::Grow, End::Commit));
+            session.store.heal();
+            let late = fault == Fault::Late;
+            assert_eq!(session.oracle.last(), if fault == Fault::SilentAfterEffect { 4 } else { 3 }, "{fault:?}");
+            if crash {
+                session.crash();
+            } else {
+                session.close();
+            }
+            session.config.timeout = PATIENT;
+            session.open().unwrap();
+            if late {
+                block_on(session.store.deliver_all());
+            }
+            session.finish();
+        }
+    }
+}

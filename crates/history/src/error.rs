@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use bottomless_ltx::{Checksum, DecodeError, PageSize, Txid};
 use bottomless_store::{StoreError, StoreErrorKind};
 
-use crate::PlanError;
+use crate::{InvalidSettings, PlanError};
 
 /// Why the history could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +27,20 @@ pub enum HistoryError {
         /// What is wrong with it.
         damage: Box<Damage>,
     },
+<<<<<<< HEAD
     /// An object is damaged, and the others don't lead around it.
     #[error(transparent)]
     NoWay(Box<NoWay>),
+=======
+    /// The settings of the database are not understood.
+    #[error("{key}: {cause}; correct it, or delete it to go back to the defaults")]
+    Settings {
+        /// The object's key.
+        key: String,
+        /// What is wrong with it.
+        cause: InvalidSettings,
+    },
+>>>>>>> 3ccfd0a (Build the fence window: ask before and after a commit that was long out of touch)
     /// The local file can't be written.
     #[error("the restored file can't be written: {0}; check the disk's free space and the folder's permissions")]
     Disk(#[source] io::Error),

@@ -18,7 +18,11 @@ mod name;
 mod object;
 mod plan;
 mod restore;
+<<<<<<< HEAD
 mod route;
+=======
+mod settings;
+>>>>>>> 3ccfd0a (Build the fence window: ask before and after a commit that was long out of touch)
 mod target;
 
 pub use error::{Damage, HistoryError, NoWay};
@@ -28,3 +32,4 @@ pub use listing::{Entry, Listing};
 pub use name::{InvalidLevel, Level, ObjectName};
 pub use plan::{Plan, PlanError};
 pub use restore::{Base, Progress, RestoreOptions, Restored};
+pub use settings::{InvalidSettings, Settings};

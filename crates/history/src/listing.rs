@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use bottomless_ltx::Txid;
 use bottomless_store::Object;
 
-use crate::{DatabaseId, Level, ObjectName};
+use crate::{DatabaseId, Level, ObjectName, Settings};
 
 /// An object of the history, as the listing tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,7 @@ pub struct Entry {
 pub struct Listing {
     id: DatabaseId,
     entries: Vec<Entry>,
+    settings: Option<Object>,
     foreign: usize,
 }
 
@@ -33,6 +34,8 @@ impl Listing {
     #[must_use]
     pub fn new(id: DatabaseId, objects: impl IntoIterator<Item = Object>) -> Self {
         let mut foreign = 0;
+        let mut settings = None;
+        let settings_key = Settings::key(&id);
         let mut entries = Vec::new();
         for object in objects {
             match ObjectName::parse(&id, &object.key) {
@@ -40,11 +43,12 @@ impl Listing {
                     let Object { size, modified, e_tag, .. } = object;
                     entries.push(Entry { name, size, modified, e_tag });
                 }
+                None if object.key == settings_key => settings = Some(object),
                 None => foreign += 1,
             }
         }
         entries.sort_by_key(|entry| entry.name);
-        Self { id, entries, foreign }
+        Self { id, entries, settings, foreign }
     }
 
     /// Whose history it is.
@@ -64,6 +68,12 @@ impl Listing {
     pub fn log(&self) -> &[Entry] {
         let end = self.entries.partition_point(|entry| entry.name.level == Level::LOG);
         self.entries.split_at(end).0
+    }
+
+    /// The object that holds the settings, if there is one.
+    #[must_use]
+    pub fn settings(&self) -> Option<&Object> {
+        self.settings.as_ref()
     }
 
     /// How many objects lie below the prefix that are not ours.
@@ -112,6 +122,7 @@ mod tests {
                 object("0009/0000000000000001-0000000000000007.ltx"),
                 object("0000/000000000000000a-000000000000000a.ltx"),
                 object("generations/x"),
+                object("bottomless.json"),
                 object("0000/0000000000000009-0000000000000009.ltx"),
             ],
         );
@@ -119,6 +130,7 @@ mod tests {
         assert_eq!(names, [9, 10, 7]);
         assert_eq!(listing.log().len(), 2);
         assert_eq!(listing.foreign(), 1);
+        assert_eq!(listing.settings().unwrap().key, "test.db/bottomless.json");
         assert_eq!(listing.last_txid(), Txid::new(10));
         assert_eq!(Listing::new(id, []).last_txid(), Txid::ZERO);
     }

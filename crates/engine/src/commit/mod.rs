@@ -5,6 +5,7 @@ mod draft;
 pub(crate) mod publish;
 mod settle;
 mod spool;
+pub(crate) mod window;
 
 use bottomless_ltx::{Checksum, PageNumber, PageSize, Position};
 use bottomless_points::{Point, reach};

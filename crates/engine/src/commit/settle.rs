@@ -12,6 +12,7 @@ use super::draft::{Base, Draft};
 use super::publish::{Found, Published, find_ends, look, publish, publish_snapshot};
 use super::{Change, Landed, Outcome};
 use crate::config::Fencing;
+use crate::contact::Contact;
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{Intent, Record};
@@ -44,6 +45,7 @@ impl Database {
         self.refuse_if_fenced()?;
         let deadline = Instant::now() + self.config().timeout;
         let mut record = self.record()?;
+        let mut validated = false;
         let mut base = Base {
             position: record.position,
             forced: RoaringBitmap::new(),
@@ -51,6 +53,8 @@ impl Database {
             recount: false,
         };
         if let Some(intent) = record.intent {
+            self.validate_before(&record, left(deadline))?;
+            validated = true;
             base = self.settle(&record, &intent, base, deadline)?;
             reach(Point::CommitSettled);
         }
@@ -64,6 +68,10 @@ impl Database {
                 return Ok(Outcome::Unchanged);
             };
             reach(Point::CommitDrafted);
+            // Not before: what changes nothing must not need the network.
+            if !std::mem::replace(&mut validated, true) {
+                self.validate_before(&record, left(deadline))?;
+            }
             self.prove(&mut record, left(deadline))?;
             reach(Point::CommitProven);
             let intent =
@@ -71,10 +79,15 @@ impl Database {
             let before = record.intent.replace(intent);
             self.write_record(&record)?;
             reach(Point::CommitIntended);
+            let sent = Contact::now();
             let published = self.block_on(publish(self.history(), &draft, self.config().fencing, left(deadline)));
             match published {
                 Published::Done { e_tag } => {
                     reach(Point::CommitLanded);
+                    if let Err(error) = self.validate_after(&draft, sent, left(deadline)) {
+                        self.refuse_intent().map_err(|e| self.state_error(&e))?;
+                        return Err(error);
+                    }
                     if record.page_size.is_some_and(|old| old != change.page_size) {
                         self.also_as_snapshot(&draft, left(deadline));
                     }

@@ -1,17 +1,19 @@
 //! The one process that has the database: it compares the local file with the bucket and brings them together.
 
-use bottomless_history::{Entry, HistoryError, Listing, ObjectName};
+use bottomless_history::{HistoryError, Listing, ObjectName};
 use bottomless_ltx::{Checksum, Header, PageNumber, PageSize, Position, Txid};
 use bottomless_points::{Point, reach};
 use roaring::RoaringBitmap;
 
 use crate::commit::publish::find_ends;
+use crate::commit::window::Standing;
 use crate::commit::{Change, Outcome};
 use crate::config::InitialReplication;
 use crate::database::{Database, Untouched};
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::{Host, LocalReader, PageSource, change_counter};
-use crate::state::{Record, WalEnd};
+use crate::open::lineage::{Lineage, ending_at};
+use crate::state::{Intent, Record, WalEnd};
 use crate::wal::WalReader;
 
 /// What the local file holds.
@@ -39,6 +41,10 @@ enum Verdict {
     Behind(Position),
     /// It lost writes in a crash: the bucket has the whole of it.
     Torn,
+    /// It is at this position, which the bucket has merged with later ones.
+    Merged(Position),
+    /// The bucket holds this transaction of ours, and it is no part of the history.
+    Orphan(Txid),
     /// The bucket is empty.
     OnlyLocal,
     /// It is no position of this history.
@@ -52,6 +58,8 @@ enum Then {
     Refill,
     /// The playback of a journal has emptied the local file.
     Empty,
+    /// The bucket was changed: compare again.
+    Again,
 }
 
 impl Database {
@@ -71,7 +79,7 @@ impl Database {
             && self.is_untouched()?
             && self.is_page_one_known(host, found)?
             && listing.last_txid() == record.position.txid
-            && self.is_in_history(record, &listing)?
+            && self.lineage(record, &listing)? == Lineage::Part
         {
             return Ok(Some(found));
         }
@@ -97,6 +105,7 @@ impl Database {
             Then::CatchUp(from) => self.catch_up(host, &listing, from)?,
             Then::Refill => self.refill(host, &listing)?,
             Then::Empty => self.synchronize_empty(host, record.as_ref())?,
+            Then::Again => return self.synchronize_alone(host),
         }
         Ok(None)
     }
@@ -157,17 +166,28 @@ impl Database {
         let last = listing.last_txid();
         match verdict {
             Verdict::Same(position) => {
-                self.adopt(known, &reader, &local, position)?;
+                let intent = known.as_ref().and_then(|record| record.intent);
+                let intent = intent.filter(|i| i.txid > position.txid && i.txid <= last.next());
+                self.adopt(known, &reader, &local, position, intent)?;
                 Ok(Then::Nothing)
             }
             Verdict::Behind(position) => {
-                self.adopt(known, &reader, &local, position)?;
+                self.adopt(known, &reader, &local, position, None)?;
                 Ok(Then::CatchUp(position))
             }
             Verdict::Torn => {
                 tracing::warn!(
                     database = %self.name(),
                     "the local file lost writes in a crash; it is restored from the bucket, at transaction {last}"
+                );
+                Ok(Then::Refill)
+            }
+            Verdict::Merged(position) => {
+                tracing::warn!(
+                    database = %self.name(),
+                    "the local file is at transaction {}, which the bucket has merged with later ones: nothing proves that \
+                     they continue it; it is restored from the bucket, at transaction {last}",
+                    position.txid
                 );
                 Ok(Then::Refill)
             }
@@ -180,6 +200,11 @@ impl Database {
                 );
                 self.publish_local(&mut reader, pages)?;
                 Ok(Then::Nothing)
+            }
+            Verdict::Orphan(txid) => {
+                self.remove_orphan(txid);
+                self.write_record(&Record { intent: None, ..self.record()? })?;
+                Ok(Then::Again)
             }
             Verdict::OnlyLocal => {
                 self.claim_all(known.as_ref(), &local, &reader, listing)?;
@@ -211,11 +236,19 @@ impl Database {
         let Some(record) = known.filter(|record| record.position.txid <= last && !record.owes_all) else {
             return self.look_up(local, listing);
         };
-        if !self.is_in_history(record, listing)? {
+        let lineage = self.lineage(record, listing)?;
+        if lineage == Lineage::Other {
             return self.look_up(local, listing);
         }
         let changed = self.changed_pages(record, local)?;
-        let landed = self.landed(record)?;
+        let landed = match self.landed(record)? {
+            Some(landed) => match self.standing(listing, &landed.header)? {
+                Standing::Stands => Some(landed),
+                Standing::Lost => return Ok(Verdict::Orphan(landed.header.max_txid)),
+                Standing::Unclear => None,
+            },
+            None => None,
+        };
         let after = |landed: &Found| landed.header.database.is_some_and(|database| database.after == local.total);
         if let Some(landed) = landed.as_ref().filter(|landed| after(landed)) {
             // SQLite has committed it, or it changed nothing.
@@ -225,7 +258,11 @@ impl Database {
         let position = record.position;
         let at_end = position.txid == last || ends_with_refused(record, landed.as_ref(), last);
         if changed.is_empty() {
-            return Ok(if at_end { Verdict::Same(position) } else { Verdict::Behind(position) });
+            return Ok(match lineage {
+                _ if at_end => Verdict::Same(position),
+                Lineage::Part => Verdict::Behind(position),
+                Lineage::Merged | Lineage::Other => Verdict::Merged(position),
+            });
         }
         // A file that equals an earlier position lost its tail.
         match self.look_up(local, listing)? {
@@ -237,6 +274,8 @@ impl Database {
             // Another's content was copied into ours: no program has made this of ours.
             Verdict::Conflict if local.change_counter < record.change_counter => Ok(Verdict::Conflict),
             Verdict::Conflict if at_end => Ok(Verdict::Changed(changed)),
+            // One of ours that landed and was never confirmed, before the one that was reported as failed.
+            Verdict::Behind(found) if at_end && found.txid > position.txid => Ok(Verdict::Same(found)),
             verdict => Ok(verdict),
         }
     }
@@ -292,21 +331,15 @@ impl Database {
         Ok(changed)
     }
 
-    /// The record's position is one of this very history, not of another that is as long.
-    fn is_in_history(&self, record: &Record, listing: &Listing) -> Result<bool> {
-        let Some(entry) = ending_at(listing, record.position.txid) else {
-            return Ok(false);
-        };
-        if entry.e_tag.is_some() && entry.e_tag == record.e_tag {
-            return Ok(true);
-        }
-        let ends = self.block_on(find_ends(self.history(), entry.name))?;
-        let after = ends.and_then(|ends| ends.header.database).map(|database| database.after);
-        Ok(after == Some(record.position.checksum))
-    }
-
     /// The local file is at this position.
-    fn adopt(&self, known: Option<Record>, reader: &LocalReader<'_>, local: &Local, position: Position) -> Result<()> {
+    fn adopt(
+        &self,
+        known: Option<Record>,
+        reader: &LocalReader<'_>,
+        local: &Local,
+        position: Position,
+        intent: Option<Intent>,
+    ) -> Result<()> {
         let known = known.unwrap_or_else(|| Record::fresh(self.identity()));
         let same = known.position == position;
         self.write_pages(local)?;
@@ -317,7 +350,7 @@ impl Database {
             change_counter: local.change_counter,
             e_tag: known.e_tag.filter(|_| same),
             proven: known.proven,
-            intent: known.intent.filter(|intent| same && intent.txid > position.txid),
+            intent,
             ..Record::fresh(self.identity())
         })?;
         reach(Point::OpenAdopted);
@@ -410,11 +443,6 @@ impl Database {
             ),
         )
     }
-}
-
-/// An object that ends at a position; of several, the one of the log.
-fn ending_at(listing: &Listing, txid: Txid) -> Option<&Entry> {
-    listing.entries().iter().find(|entry| entry.name.max == txid)
 }
 
 /// True if the bucket ends with transactions of ours that were reported as failed: the local file is without them, and

@@ -3,6 +3,7 @@
 mod fill;
 mod join;
 mod judge;
+mod lineage;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -13,6 +14,7 @@ use bottomless_points::{Point, reach};
 use bottomless_store::Bucket;
 
 use crate::config::Config;
+use crate::contact::Contact;
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::Host;
@@ -107,7 +109,9 @@ impl Database {
 
     /// One LIST: what the bucket holds, or what it holds from `after` on.
     fn list(&self, after: Option<Txid>) -> Result<Listing> {
+        let sent = Contact::now();
         let listing = self.block_on(self.history().list(after))?;
+        self.listed(&listing, sent, self.config().timeout)?;
         reach(Point::OpenListed);
         if listing.foreign() > 0 {
             tracing::warn!(

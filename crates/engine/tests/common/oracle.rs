@@ -4,10 +4,11 @@ use std::fs::File;
 use std::future::Future;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
 
-use bottomless_history::{DatabaseId, History, Listing, RestoreOptions};
-use bottomless_ltx::Txid;
-use bottomless_store::{Bucket, Location};
+use bottomless_history::{DatabaseId, History, Level, Listing, ObjectName, RestoreOptions, Settings};
+use bottomless_ltx::{Checksum, DatabaseChecksums, Encoder, HEADER_LENGTH, Header, Txid, WriterId};
+use bottomless_store::{Body, Bucket, Location};
 use object_store::memory::InMemory;
 use tokio::runtime::Runtime;
 
@@ -44,11 +45,15 @@ impl Oracle {
         block_on(self.history.list(None)).unwrap()
     }
 
-    /// The last TXID; the log is one line without gaps up to it.
+    /// The last TXID; the log is one line without gaps up to it, from the first on or from where a snapshot ends.
     pub fn last(&self) -> u64 {
         let listing = self.listing();
         let log: Vec<u64> = listing.log().iter().map(|entry| entry.name.max.get()).collect();
-        let line: Vec<u64> = (1..=log.len() as u64).collect();
+        let merged = listing.entries().iter().filter(|entry| entry.name.level != Level::LOG).map(|e| e.name.max.get());
+        let merged = merged.max().unwrap_or(0);
+        let first = log.first().copied().unwrap_or(1);
+        assert!(first <= merged + 1, "a gap before {first}");
+        let line: Vec<u64> = (first..first + log.len() as u64).collect();
         assert_eq!(log, line, "the log is one line without gaps");
         listing.last_txid().get()
     }
@@ -70,6 +75,52 @@ impl Oracle {
 
     pub fn newest(&self) -> Image {
         self.at(self.last())
+    }
+
+    /// All users of the database share these settings from their next listing on.
+    pub fn set(&self, settings: &Settings) {
+        self.put(&Settings::key(self.history.id()), settings.encode());
+    }
+
+    /// Another machine merges all transactions up to this one into a snapshot.
+    pub fn snapshot(&self, txid: u64) {
+        let image = self.at(txid);
+        let before = Checksum::EMPTY;
+        let header = Header::new(
+            image.page_size(),
+            image.size(),
+            (Txid::FIRST, Txid::new(txid)),
+            0,
+            WriterId(77),
+            DatabaseChecksums { before, after: image.checksum() },
+        );
+        let mut encoder = Encoder::new(image.page_size());
+        let mut bytes = vec![0; HEADER_LENGTH];
+        for (number, page) in image.pages() {
+            encoder.encode_page(number, page, &mut bytes).unwrap();
+        }
+        let finished = encoder.finish(&header, &mut bytes).unwrap();
+        bytes[..HEADER_LENGTH].copy_from_slice(&finished.header);
+        let name = ObjectName { level: Level::SNAPSHOT, min: Txid::FIRST, max: Txid::new(txid) };
+        self.put(&name.key(self.history.id()), bytes);
+    }
+
+    /// And deletes the log up to this one.
+    pub fn delete_log(&self, up_to: u64) {
+        for entry in self.listing().log().iter().filter(|entry| entry.name.max.get() <= up_to) {
+            block_on(self.history.bucket().delete(&entry.name.key(self.history.id()))).unwrap();
+        }
+    }
+
+    /// True if the log holds this transaction.
+    pub fn has_log(&self, txid: u64) -> bool {
+        self.listing().log().iter().any(|entry| entry.name.max.get() == txid)
+    }
+
+    pub fn put(&self, key: &str, bytes: Vec<u8>) {
+        let body = Body::Memory(bytes.into());
+        let put = self.history.bucket().overwrite(key, &body, SystemTime::now(), Duration::from_secs(60));
+        block_on(put).unwrap();
     }
 }
 

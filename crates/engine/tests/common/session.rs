@@ -57,6 +57,8 @@ pub struct Session {
     pub or_else: Option<Image>,
     /// What was acknowledged, by TXID.
     pub acknowledged: BTreeMap<u64, Image>,
+    /// SQLite's playback is told as the shim tells it where it saw the commit fail, not found out.
+    pub sees_playback: bool,
     /// The last commit returned OK and was confirmed: local file and bucket are the same.
     pub settled: bool,
 }
@@ -96,6 +98,7 @@ impl Session {
             local: Image::default(),
             or_else: None,
             acknowledged: BTreeMap::new(),
+            sees_playback: false,
             settled: false,
         }
     }
@@ -197,6 +200,13 @@ impl Session {
         self.write(next, end)
     }
 
+    /// As [`Session::transaction`], where another machine is at work between the request and the reply.
+    pub fn transaction_unchecked(&mut self, edit: Edit, end: End) -> Told {
+        let next = self.local.edited(&mut self.random, edit);
+        let old = self.local.clone();
+        self.write_unchecked(&old, next, end)
+    }
+
     /// One transaction that makes `next` of the database.
     pub fn write(&mut self, next: Image, end: End) -> Told {
         let old = self.local.clone();
@@ -233,7 +243,7 @@ impl Session {
             }
             Err(error) => {
                 self.settled = false;
-                self.play_back(&database, old, &next);
+                self.play_back(&database, begun.unsettled, old, &next);
                 database.end_change(begun.untouched);
                 return Told::Failed(error);
             }
@@ -256,7 +266,7 @@ impl Session {
             }
             End::Fail => {
                 database.abandon(landed);
-                self.play_back(&database, old, &next);
+                self.play_back(&database, begun.unsettled, old, &next);
                 database.end_change(begun.untouched);
                 Told::Failed(Error::new(ErrorKind::Disk, "SQLite failed"))
             }
@@ -281,12 +291,14 @@ impl Session {
     }
 
     /// SQLite puts the old pages back and asks, as for a commit, whether it may end the journal.
-    fn play_back(&self, database: &Database, old: &Image, next: &Image) {
+    fn play_back(&self, database: &Database, unsettled: bool, old: &Image, next: &Image) {
         let file = File::options().write(true).open(&self.path).unwrap();
         file.write_all_at(&old.0, 0).unwrap();
         file.set_len(old.0.len() as u64).unwrap();
         // The playback of the first transaction leaves an empty file, and the shim asks nothing.
-        if !old.0.is_empty() {
+        if self.sees_playback {
+            database.put_back(unsettled).unwrap();
+        } else if !old.0.is_empty() {
             let page_size = old.page_size();
             let mut written = next.written(old, &mut self.random.clone());
             written.extend(1..=old.size().min(2));

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use bottomless_engine::{Error, ErrorKind, Outcome, Untouched, WalEnd, shape};
+use bottomless_ltx::{Checksum, PageNumber};
 use bottomless_points::{Point, reach};
 use libsqlite3_sys as ffi;
 
@@ -61,13 +62,10 @@ impl Connection {
         // With a journal on the disk SQLite rolls back by itself; with MEMORY it does too, but only with OFF it must
         // not be relied on, and the two can't be told apart here.
         let journaled = has_journal(&self.journal);
-        let page_one = self.database.page_size().map(|page_size| {
-            let mut content = vec![0; page_size.bytes()];
-            self.main.read(&mut content, 0);
-            content
-        });
+        let page_one = self.page_one();
         let begun = self.database.begin_writing(page_one.as_deref(), journaled).map_err(|e| self.failed(&e))?;
         self.change = Some(begun.untouched);
+        self.page_one = page_one.map(|content| Checksum::of_page(PageNumber::FIRST, &content));
         self.unsettled |= begun.unsettled;
         if !journaled && self.undo.is_none() {
             let folder = self.journal.parent().unwrap_or_else(|| Path::new("."));
@@ -79,9 +77,25 @@ impl Connection {
         Ok(())
     }
 
+    /// Page 1 as it is, if there has been a transaction.
+    fn page_one(&self) -> Option<Vec<u8>> {
+        let mut content = vec![0; self.database.page_size()?.bytes()];
+        self.main.read(&mut content, 0);
+        Some(content)
+    }
+
+    /// The journal of a transaction whose commit failed was played back. Whether that puts back what the bucket holds is
+    /// another question, which must not hold it up: the store may be away.
+    fn is_played_back(&self) -> bool {
+        let now = self.page_one().map(|content| Checksum::of_page(PageNumber::FIRST, &content));
+        self.refused && now.is_some() && now == self.page_one
+    }
+
     /// The transaction outside of a WAL is over.
     fn end_writing(&mut self) {
         self.begun = false;
+        self.page_one = None;
+        self.refused = false;
         self.dirty.clear();
         self.written_since = false;
         self.unsettled = false;
@@ -120,6 +134,12 @@ impl Connection {
         }
         self.refuse_if_forked()?;
         self.abandon();
+        if self.is_played_back() {
+            self.database.put_back(self.unsettled).map_err(|error| self.failed(&error))?;
+            self.end_writing();
+            self.end_change();
+            return Ok(());
+        }
         match self.commit_main() {
             Ok(Outcome::Landed(landed)) => {
                 self.pending = Some(Pending { landed, frame: None });
@@ -134,6 +154,7 @@ impl Connection {
             }
             Err(error) => {
                 let code = self.failed(&error);
+                self.refused = true;
                 self.undo_main()?;
                 Err(code)
             }

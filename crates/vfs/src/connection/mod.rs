@@ -51,6 +51,10 @@ pub(crate) struct Connection {
     written_since: bool,
     /// Every page may differ: an earlier transaction was left in the middle.
     unsettled: bool,
+    /// Of page 1 before the transaction, which changes it; None if there was none.
+    page_one: Option<Checksum>,
+    /// Its commit failed: SQLite plays its journal back.
+    refused: bool,
     undo: Option<Undo>,
     wal: WalTracker,
     /// Where the WAL ended when the write lock was taken, and whether we had left it there.
@@ -84,6 +88,8 @@ impl Connection {
             dirty: Dirty::default(),
             written_since: false,
             unsettled: false,
+            page_one: None,
+            refused: false,
             undo: None,
             wal: WalTracker::default(),
             wal_end: None,

@@ -1,0 +1,105 @@
+//! When this process last heard of the store, and for how long that counts.
+//!
+//! As long as the object of a transaction exists, no second writer can create it. Objects of the log are deleted once they
+//! are compacted and older than the fence window W; so what a writer knows of the end of the log counts for W/2, which
+//! leaves the other half to the request that is built on it.
+
+use std::time::{Duration, SystemTime};
+
+use bottomless_history::Settings;
+use rustix::time::{ClockId, clock_gettime};
+
+/// The moment at which a request was sent that later succeeded: a position that it confirmed was the last one then.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Contact {
+    /// Since the machine was started, the time that it slept included (`CLOCK_BOOTTIME`).
+    since_boot: Duration,
+    /// By the wall clock: a virtual machine that was frozen may not know it otherwise.
+    wall: SystemTime,
+}
+
+fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = Duration::from_secs(u64::try_from(now.tv_sec).unwrap_or_default());
+    seconds + Duration::from_nanos(u64::try_from(now.tv_nsec).unwrap_or_default())
+}
+
+impl Contact {
+    pub(crate) fn now() -> Self {
+        Self { since_boot: since_boot(), wall: SystemTime::now() }
+    }
+
+    /// How long ago, by the clock that says more.
+    fn age(self) -> Duration {
+        let by_wall = SystemTime::now().duration_since(self.wall).unwrap_or_default();
+        since_boot().saturating_sub(self.since_boot).max(by_wall)
+    }
+}
+
+/// What this process has last heard of the store.
+#[derive(Debug, Default)]
+pub(crate) struct Contacts {
+    last: Option<Contact>,
+    settings: Settings,
+    /// Of the object that holds the settings; None where there is none.
+    settings_e_tag: Option<String>,
+}
+
+impl Contacts {
+    /// A request that was sent then has succeeded.
+    pub(crate) fn heard(&mut self, sent: Contact) {
+        self.last = Some(sent);
+    }
+
+    /// True if what is known of the end of the log must not be built on any more.
+    pub(crate) fn are_old(&self) -> bool {
+        self.last.is_none_or(|last| last.age() > self.settings.fence_window / 2)
+    }
+
+    /// True if the object that holds the settings was read before, or there is none, as then.
+    pub(crate) fn know_settings(&self, e_tag: Option<&str>, exists: bool) -> bool {
+        if exists { e_tag.is_some() && e_tag == self.settings_e_tag.as_deref() } else { self.settings_e_tag.is_none() }
+    }
+
+    pub(crate) fn learn(&mut self, settings: Settings, e_tag: Option<String>) {
+        self.settings = settings;
+        self.settings_e_tag = e_tag;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contact_counts_for_half_of_the_window() {
+        let mut contacts = Contacts::default();
+        assert!(contacts.are_old(), "never heard of");
+        contacts.heard(Contact::now());
+        assert!(!contacts.are_old());
+        let ago = |seconds| Duration::from_secs(seconds);
+        let now = Contact::now();
+        // Slept, without the wall clock having noticed; and the other way round.
+        let slept = Contact { since_boot: now.since_boot.saturating_sub(ago(3)), ..now };
+        let frozen = Contact { wall: now.wall - ago(3), ..now };
+        for contact in [slept, frozen] {
+            contacts.learn(Settings { fence_window: ago(4) }, None);
+            contacts.heard(contact);
+            assert!(contacts.are_old());
+            contacts.learn(Settings { fence_window: ago(60) }, None);
+            assert!(!contacts.are_old());
+        }
+    }
+
+    #[test]
+    fn settings_are_read_again_when_they_change() {
+        let mut contacts = Contacts::default();
+        assert!(contacts.know_settings(None, false));
+        assert!(!contacts.know_settings(Some("a"), true));
+        contacts.learn(Settings::default(), Some("a".into()));
+        assert!(contacts.know_settings(Some("a"), true));
+        assert!(!contacts.know_settings(Some("b"), true));
+        assert!(!contacts.know_settings(None, true), "a store that names no ETag is asked each time");
+        assert!(!contacts.know_settings(None, false));
+    }
+}

@@ -1,0 +1,52 @@
+//! Whether the bucket's history goes on from where the local file is.
+
+use bottomless_history::{Entry, Listing};
+use bottomless_ltx::{DatabaseChecksums, Txid};
+
+use crate::commit::publish::find_ends;
+use crate::database::Database;
+use crate::error::Result;
+use crate::state::Record;
+
+/// What the record's position is to the bucket's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lineage {
+    /// One of its positions.
+    Part,
+    /// It has that transaction, merged with later ones: nothing tells what the database was after it.
+    Merged,
+    /// None of its positions: another history, if it is as long.
+    Other,
+}
+
+/// An object that ends at a position; of several, the one of the log.
+pub(super) fn ending_at(listing: &Listing, txid: Txid) -> Option<&Entry> {
+    listing.entries().iter().find(|entry| entry.name.max == txid)
+}
+
+impl Database {
+    /// Compares database checksums: that of the object that ends at the position, or that which the object behind it
+    /// says was before it.
+    pub(super) fn lineage(&self, record: &Record, listing: &Listing) -> Result<Lineage> {
+        let position = record.position;
+        if let Some(entry) = ending_at(listing, position.txid) {
+            if entry.e_tag.is_some() && entry.e_tag == record.e_tag {
+                return Ok(Lineage::Part);
+            }
+            let checksums = self.checksums_of(entry)?;
+            let is_ours = checksums.is_some_and(|database| database.after == position.checksum);
+            return Ok(if is_ours { Lineage::Part } else { Lineage::Other });
+        }
+        let behind = listing.entries().iter().find(|entry| entry.name.min == position.txid.next());
+        if let Some(checksums) = behind.map(|entry| self.checksums_of(entry)).transpose()?.flatten() {
+            return Ok(if checksums.before == position.checksum { Lineage::Part } else { Lineage::Other });
+        }
+        let merges = |entry: &Entry| entry.name.min <= position.txid && position.txid < entry.name.max;
+        Ok(if listing.entries().iter().any(merges) { Lineage::Merged } else { Lineage::Other })
+    }
+
+    fn checksums_of(&self, entry: &Entry) -> Result<Option<DatabaseChecksums>> {
+        let ends = self.block_on(find_ends(self.history(), entry.name))?;
+        Ok(ends.and_then(|ends| ends.header.database))
+    }
+}
