@@ -7,6 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use bottomless_history::Settings;
+use bottomless_ltx::Txid;
 use rustix::time::{ClockId, clock_gettime};
 
 /// The moment at which a request was sent that later succeeded: a position that it confirmed was the last one then.
@@ -39,21 +40,23 @@ impl Contact {
 /// What this process has last heard of the store.
 #[derive(Debug, Default)]
 pub(crate) struct Contacts {
-    last: Option<Contact>,
+    /// The last transaction that was in the bucket, and when that was asked.
+    last: Option<(Txid, Contact)>,
     settings: Settings,
     /// Of the object that holds the settings; None where there is none.
     settings_e_tag: Option<String>,
 }
 
 impl Contacts {
-    /// A request that was sent then has succeeded.
-    pub(crate) fn heard(&mut self, sent: Contact) {
-        self.last = Some(sent);
+    /// A request that was sent then has succeeded, and nothing behind `last` was in the bucket when it was sent.
+    pub(crate) fn heard(&mut self, last: Txid, sent: Contact) {
+        self.last = Some((last, sent));
     }
 
-    /// True if what is known of the end of the log must not be built on any more.
-    pub(crate) fn are_old(&self) -> bool {
-        self.last.is_none_or(|last| last.age() > self.settings.fence_window / 2)
+    /// True if a transaction id must not be claimed without asking: what is known is too old, or says that it was taken. (One
+    /// that was there and is not any more was compacted and deleted.)
+    pub(crate) fn forbid(&self, txid: Txid) -> bool {
+        self.last.is_none_or(|(last, sent)| last >= txid || sent.age() > self.settings.fence_window / 2)
     }
 
     /// True if the object that holds the settings was read before, or there is none, as then.
@@ -73,10 +76,12 @@ mod tests {
 
     #[test]
     fn a_contact_counts_for_half_of_the_window() {
+        let (last, next) = (Txid::new(7), Txid::new(8));
         let mut contacts = Contacts::default();
-        assert!(contacts.are_old(), "never heard of");
-        contacts.heard(Contact::now());
-        assert!(!contacts.are_old());
+        assert!(contacts.forbid(next), "never heard of");
+        contacts.heard(last, Contact::now());
+        assert!(!contacts.forbid(next));
+        assert!(contacts.forbid(last), "it was there");
         let ago = |seconds| Duration::from_secs(seconds);
         let now = Contact::now();
         // Slept, without the wall clock having noticed; and the other way round.
@@ -84,10 +89,10 @@ mod tests {
         let frozen = Contact { wall: now.wall - ago(3), ..now };
         for contact in [slept, frozen] {
             contacts.learn(Settings { fence_window: ago(4) }, None);
-            contacts.heard(contact);
-            assert!(contacts.are_old());
+            contacts.heard(last, contact);
+            assert!(contacts.forbid(next));
             contacts.learn(Settings { fence_window: ago(60) }, None);
-            assert!(!contacts.are_old());
+            assert!(!contacts.forbid(next));
         }
     }
 

@@ -208,7 +208,7 @@ impl Database {
             let settings = self.within(timeout, self.history.settings(listing))?;
             self.contacts().learn(settings, e_tag);
         }
-        self.contacts().heard(sent);
+        self.contacts().heard(listing.last_txid(), sent);
         Ok(())
     }
 
@@ -268,8 +268,8 @@ impl Database {
         );
         let error = Error::new(ErrorKind::Fenced, text);
         self.live().fenced = Some(error.clone());
-        // Ours can't land any more where theirs is.
-        if let Err(error) = self.record().and_then(|record| self.write_record(&Record { intent: None, ..record })) {
+        // Theirs may be an object that is no part of the history: opening anew finds out.
+        if let Err(error) = self.refuse_intent() {
             tracing::warn!(%error, "the local state could not be written");
         }
         reach(Point::Fenced);

@@ -27,11 +27,9 @@ pub enum HistoryError {
         /// What is wrong with it.
         damage: Box<Damage>,
     },
-<<<<<<< HEAD
     /// An object is damaged, and the others don't lead around it.
     #[error(transparent)]
     NoWay(Box<NoWay>),
-=======
     /// The settings of the database are not understood.
     #[error("{key}: {cause}; correct it, or delete it to go back to the defaults")]
     Settings {
@@ -40,7 +38,6 @@ pub enum HistoryError {
         /// What is wrong with it.
         cause: InvalidSettings,
     },
->>>>>>> 3ccfd0a (Build the fence window: ask before and after a commit that was long out of touch)
     /// The local file can't be written.
     #[error("the restored file can't be written: {0}; check the disk's free space and the folder's permissions")]
     Disk(#[source] io::Error),

@@ -99,8 +99,7 @@ impl History {
     }
 
     /// The newest position after which the database had this checksum. Reads headers, from the newest object to the
-    /// oldest, of one object for each position; objects that carry no checksum are passed over, and so are those that
-    /// vanish meanwhile.
+    /// oldest; objects that carry no checksum are passed over, and so are those that vanish meanwhile.
     ///
     /// # Errors
     /// Those of the store, and [`HistoryError::Damaged`].
@@ -108,7 +107,6 @@ impl History {
         let mut ends: Vec<&Entry> = listing.entries().iter().collect();
         // Of several objects that end at the same position, the log's comes first.
         ends.sort_by_key(|entry| (std::cmp::Reverse(entry.name.max), entry.name.level));
-        ends.dedup_by_key(|entry| entry.name.max);
         let headers = ends.into_iter().map(|entry| async {
             match self.header(entry.name).await {
                 Err(error) if error.is_vanished() => Ok(None),

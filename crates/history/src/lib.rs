@@ -18,11 +18,8 @@ mod name;
 mod object;
 mod plan;
 mod restore;
-<<<<<<< HEAD
 mod route;
-=======
 mod settings;
->>>>>>> 3ccfd0a (Build the fence window: ask before and after a commit that was long out of touch)
 mod target;
 
 pub use error::{Damage, HistoryError, NoWay};

@@ -91,7 +91,7 @@ impl Listing {
     /// The same without some objects.
     pub(crate) fn without(&self, aside: impl Fn(&ObjectName) -> bool) -> Self {
         let entries = self.entries.iter().filter(|entry| !aside(&entry.name)).cloned().collect();
-        Self { id: self.id.clone(), entries, foreign: self.foreign }
+        Self { id: self.id.clone(), entries, settings: self.settings.clone(), foreign: self.foreign }
     }
 
     /// Whether there is no object of the history.

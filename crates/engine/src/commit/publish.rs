@@ -57,12 +57,16 @@ pub(crate) async fn find_ends(history: &History, name: ObjectName) -> Result<Opt
 
 /// Looks at the object of a transaction.
 pub(super) async fn look(history: &History, txid: Txid, writer: WriterId) -> Result<Found, HistoryError> {
-    match find_ends(history, ObjectName::log(txid)).await? {
-        None => Ok(Found::Nothing),
-        Some(ends) if ends.header.writer == writer => {
-            Ok(Found::Ours { header: ends.header, file_checksum: ends.trailer.file_checksum })
-        }
-        Some(ends) => Ok(Found::Others(ends.header)),
+    let ends = find_ends(history, ObjectName::log(txid)).await?;
+    Ok(ends.map_or(Found::Nothing, |ends| whose(ends, writer)))
+}
+
+/// Tells by the writer id, never by equal content.
+pub(super) fn whose(ends: Ends, writer: WriterId) -> Found {
+    if ends.header.writer == writer {
+        Found::Ours { header: ends.header, file_checksum: ends.trailer.file_checksum }
+    } else {
+        Found::Others(ends.header)
     }
 }
 

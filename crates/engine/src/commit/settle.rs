@@ -9,7 +9,8 @@ use bottomless_store::probe::{self, Proof};
 use roaring::RoaringBitmap;
 
 use super::draft::{Base, Draft};
-use super::publish::{Found, Published, find_ends, look, publish, publish_snapshot};
+use super::publish::{Found, Published, find_ends, look, publish, publish_snapshot, whose};
+use super::window::Unsettled;
 use super::{Change, Landed, Outcome};
 use crate::config::Fencing;
 use crate::contact::Contact;
@@ -45,7 +46,6 @@ impl Database {
         self.refuse_if_fenced()?;
         let deadline = Instant::now() + self.config().timeout;
         let mut record = self.record()?;
-        let mut validated = false;
         let mut base = Base {
             position: record.position,
             forced: RoaringBitmap::new(),
@@ -53,8 +53,6 @@ impl Database {
             recount: false,
         };
         if let Some(intent) = record.intent {
-            self.validate_before(&record, left(deadline))?;
-            validated = true;
             base = self.settle(&record, &intent, base, deadline)?;
             reach(Point::CommitSettled);
         }
@@ -69,9 +67,7 @@ impl Database {
             };
             reach(Point::CommitDrafted);
             // Not before: what changes nothing must not need the network.
-            if !std::mem::replace(&mut validated, true) {
-                self.validate_before(&record, left(deadline))?;
-            }
+            self.validate_before(draft.position.txid, left(deadline))?;
             self.prove(&mut record, left(deadline))?;
             reach(Point::CommitProven);
             let intent =
@@ -130,6 +126,11 @@ impl Database {
     /// Finds out what became of a commit whose outcome is open.
     fn settle(&self, record: &Record, intent: &Intent, base: Base, deadline: Instant) -> Result<Base> {
         let mut base = base;
+        let seen = self.validate_unsettled(record, left(deadline))?;
+        if let Some(Unsettled::Merged(header)) = &seen {
+            // Which pages it touched is not known any more.
+            return Ok(Base { position: end_of(header), all: true, recount: true, ..base });
+        }
         // An intent further ahead stands on transactions of ours that are known to have landed.
         while base.position.txid.next() < intent.txid {
             let name = ObjectName::log(base.position.txid.next());
@@ -140,7 +141,11 @@ impl Database {
         if intent.txid <= record.position.txid {
             return Ok(base);
         }
-        let found = self.within(left(deadline), look(self.history(), intent.txid, intent.writer))?;
+        let found = match seen {
+            // Looked at already; another object of ours may come into its place at any time.
+            Some(Unsettled::Log(ends)) if ends.header.max_txid == intent.txid => whose(ends, intent.writer),
+            _ => self.within(left(deadline), look(self.history(), intent.txid, intent.writer))?,
+        };
         match found {
             // It may still arrive; the create of the same transaction id decides.
             Found::Nothing => Ok(base),
@@ -160,13 +165,7 @@ impl Database {
         if let Some(first_cut) = header.size_in_pages.checked_add(1) {
             forced.insert_range(first_cut..=self.record()?.size_in_pages.max(header.size_in_pages));
         }
-        let checksum = header.database.map_or(Checksum::EMPTY, |database| database.after);
-        Ok(Base {
-            position: Position { txid: header.max_txid, checksum },
-            forced,
-            all: base.all || header.database.is_none(),
-            recount: true,
-        })
+        Ok(Base { position: end_of(header), forced, all: base.all || header.database.is_none(), recount: true })
     }
 
     /// Lets the store prove, once for a local state, that it honours conditional creates.
@@ -205,13 +204,23 @@ impl Database {
 
     fn missing(&self, name: ObjectName) -> Error {
         let key = name.key(self.history().id());
-        let text = format!("{key} in {}: the object that our last commits stand on is gone", self.bucket().location());
+        let text = format!(
+            "{key} in {}: the object that our last commits stand on is gone; close all \
+             connections to the database and open it again",
+            self.bucket().location()
+        );
         Error::new(ErrorKind::Damaged, text)
     }
 
     fn rolled_back(&self, error: Error) -> Error {
         error.context(format_args!("{}: the transaction was rolled back", self.name()))
     }
+}
+
+/// The position after an object.
+fn end_of(header: &Header) -> Position {
+    let checksum = header.database.map_or(Checksum::EMPTY, |database| database.after);
+    Position { txid: header.max_txid, checksum }
 }
 
 fn left(deadline: Instant) -> Duration {

@@ -1,13 +1,15 @@
 //! The fence window: a writer that was away for long makes sure that nobody has taken over, before it writes and after.
 //!
 //! A claimed transaction id can become free again: its object is deleted once it is compacted and older than the window
-//! W. So a position counts for W/2 from the sending of the request that confirmed it. A writer that has seen N not to
+//! W. So what a writer knows counts for W/2 from the sending of the request that told it. A writer that has seen N not to
 //! exist, and creates N within W of that, is the only one: nobody's N is removed within W.
+//!
+//! The rules were searched for counterexamples in `tests/model`; a change is made there first.
 
 use std::time::{Duration, Instant};
 
-use bottomless_history::{Entry, Level, Listing, ObjectName};
-use bottomless_ltx::{Header, Txid};
+use bottomless_history::{Ends, Entry, Level, Listing, ObjectName};
+use bottomless_ltx::{Header, Txid, WriterId};
 
 use super::draft::Draft;
 use super::publish::find_ends;
@@ -20,105 +22,155 @@ use crate::state::Record;
 /// What a listing says of an object of ours in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// It is the transaction of that id: whatever follows is built on it.
+    /// It is the transaction of that id.
     Stands,
-    /// Another's transaction had this id before, was compacted and deleted: ours is no part of the history.
+    /// Another's transaction, or an earlier one of ours, had this id, was compacted and deleted: this object is no part of
+    /// the history.
     Lost,
     /// Others have gone on, and nothing tells on what.
     Unclear,
 }
 
+/// The bucket ends with a transaction of ours that is not settled.
+#[derive(Debug)]
+pub(super) enum Unsettled {
+    /// In the log.
+    Log(Ends),
+    /// Compacted and deleted there: the object that ends with it.
+    Merged(Header),
+}
+
 impl Database {
-    /// Before a commit: if the last contact is too old, asks where the bucket is, and whether it is still ours to go on.
-    pub(super) fn validate_before(&self, record: &Record, left: Duration) -> Result<()> {
-        if self.config().fencing == Fencing::Off || !self.contacts().are_old() {
-            return Ok(());
-        }
+    /// Before an open outcome is settled: where the bucket is, if what is known is too old for claiming what follows the
+    /// record's position. `None`: nothing was asked, or nothing is there behind the position.
+    pub(super) fn validate_unsettled(&self, record: &Record, left: Duration) -> Result<Option<Unsettled>> {
         let position = record.position.txid;
-        let after = Some(position.prev()).filter(|txid| *txid > Txid::ZERO);
+        if self.config().fencing == Fencing::Off || !self.contacts().forbid(position.next()) {
+            return Ok(None);
+        }
         let asked = Instant::now();
-        let listing = self.list_within(after, left)?;
+        let listing = self.list_from(position, left)?;
         let left = left.saturating_sub(asked.elapsed());
         let last = listing.last_txid();
         if last < position {
             return Err(self.cut_off(last, position));
         }
         if last == position {
-            return Ok(());
+            return Ok(None);
         }
-        // What is behind the position may be ours, and not settled.
-        let ours = record.intent.filter(|intent| last <= intent.txid && has_log(&listing, last));
-        if ours.is_some() {
-            let ends = self.within(left, find_ends(self.history(), ObjectName::log(last)))?;
-            let Some(ends) = ends else {
-                return Err(self.taken_over(last));
+        let Some(intent) = record.intent.filter(|intent| last <= intent.txid) else {
+            return Err(self.taken_over(last));
+        };
+        let Some(entry) = in_log(&listing, last) else {
+            return match self.merged_of_ours(&listing, last, intent.writer)? {
+                Some(header) => Ok(Some(Unsettled::Merged(header))),
+                None => Err(self.taken_over(last)),
             };
-            // Whose it is, settling finds out.
-            if self.standing(&listing, &ends.header)? == Standing::Stands {
-                return Ok(());
-            }
+        };
+        let ends = self.within(left, find_ends(self.history(), entry.name))?;
+        // The very object that was listed, not one that came into its place since.
+        let ends = ends.filter(|ends| entry.e_tag.is_none() || ends.e_tag.is_none() || entry.e_tag == ends.e_tag);
+        let Some(ends) = ends else {
+            return Err(self.taken_over(last));
+        };
+        // Whose it is, settling finds out.
+        match self.standing(&listing, &ends.header)? {
+            Standing::Stands => Ok(Some(Unsettled::Log(ends))),
+            Standing::Lost | Standing::Unclear => Err(self.taken_over(last)),
         }
-        Err(self.taken_over(last))
     }
 
-    /// After the PUT of a commit: if the last contact was too old by then, finds out whether the object that was created
-    /// is a part of the history. If it is not, it is removed.
+    /// Before a PUT: makes sure that the bucket still ends before this transaction id, if what is known is too old.
+    pub(super) fn validate_before(&self, txid: Txid, left: Duration) -> Result<()> {
+        if self.config().fencing == Fencing::Off || !self.contacts().forbid(txid) {
+            return Ok(());
+        }
+        let before = txid.prev();
+        let last = self.list_from(before, left)?.last_txid();
+        match last.cmp(&before) {
+            std::cmp::Ordering::Less => Err(self.cut_off(last, before)),
+            std::cmp::Ordering::Equal => Ok(()),
+            std::cmp::Ordering::Greater => Err(self.taken_over(last)),
+        }
+    }
+
+    /// After a PUT: if what is known was too old by then, finds out whether the object that was created is a part of the
+    /// history. If it is not, it is removed.
     pub(super) fn validate_after(&self, draft: &Draft, sent: Contact, left: Duration) -> Result<()> {
+        let txid = draft.position.txid;
         if self.config().fencing == Fencing::Off {
             return Ok(());
         }
-        if !self.contacts().are_old() {
-            self.contacts().heard(sent);
+        if !self.contacts().forbid(txid) {
+            self.contacts().heard(txid, sent);
             return Ok(());
         }
-        let txid = draft.position.txid;
-        let after = Some(txid.prev()).filter(|txid| *txid > Txid::ZERO);
-        let listing = self.list_within(after, left)?;
-        if !has_log(&listing, txid) {
-            return Err(self.taken_over(listing.last_txid()));
+        let listing = self.list_from(txid.prev(), left)?;
+        let last = listing.last_txid();
+        if in_log(&listing, txid).is_none() {
+            return Err(self.taken_over(last));
         }
         match self.standing(&listing, &draft.header)? {
-            Standing::Stands => Ok(()),
+            Standing::Stands => {
+                if last > txid {
+                    // Acknowledged, and behind: what follows must be caught up with before anything else is claimed.
+                    let _ = self.taken_over(last);
+                }
+                Ok(())
+            }
             Standing::Lost => {
                 self.remove_orphan(txid);
-                Err(self.taken_over(listing.last_txid()))
+                Err(self.taken_over(last))
             }
-            Standing::Unclear => Err(self.taken_over(listing.last_txid())),
+            Standing::Unclear => Err(self.taken_over(last)),
         }
     }
 
     /// What becomes of `ours`, an object of the log that is in the listing.
     pub(crate) fn standing(&self, listing: &Listing, ours: &Header) -> Result<Standing> {
         let txid = ours.max_txid;
-        let Some(database) = ours.database else {
-            return Ok(Standing::Unclear);
-        };
-        let merged =
-            |entry: &&Entry| entry.name.level != Level::LOG && entry.name.min <= txid && txid <= entry.name.max;
-        let covering: Vec<&Entry> = listing.entries().iter().filter(merged).collect();
-        let mut stands = false;
-        for entry in covering.iter().filter(|entry| entry.name.max == txid) {
-            match self.header_of(entry)?.and_then(|header| header.database) {
-                Some(theirs) if theirs.after != database.after => return Ok(Standing::Lost),
-                Some(_) => stands = true,
-                None => {}
-            }
-        }
-        let next = ObjectName::log(txid.next());
-        if let Some(next) = listing.entries().iter().find(|entry| entry.name == next) {
-            match self.header_of(next)?.and_then(|header| header.database) {
-                Some(theirs) if theirs.before != database.after => return Ok(Standing::Lost),
-                Some(_) => stands = true,
-                None => {}
-            }
-        }
-        if stands || (covering.is_empty() && listing.last_txid() == txid) {
+        let covering: Vec<&Entry> = listing.entries().iter().filter(|entry| merges(entry, txid)).collect();
+        if covering.is_empty() {
+            // Nobody's object of this id was ever deleted.
             return Ok(Standing::Stands);
         }
-        let created = listing.log().iter().find(|entry| entry.name.max == txid).map(|entry| entry.modified);
+        let mut stands = false;
+        for entry in covering.iter().filter(|entry| entry.name.max == txid) {
+            // A merged object bears the writer of its last transaction.
+            match self.header_of(entry)? {
+                Some(merged) if merged.writer == ours.writer && after(&merged) == after(ours) => stands = true,
+                Some(_) => return Ok(Standing::Lost),
+                None => {}
+            }
+        }
+        if stands {
+            return Ok(Standing::Stands);
+        }
+        let created = in_log(listing, txid).map(|entry| entry.modified);
         // What was merged before ours was created is not ours.
-        let is_older = |entry: &&Entry| created.is_some_and(|created| entry.modified < created);
-        Ok(if covering.iter().any(is_older) { Standing::Lost } else { Standing::Unclear })
+        if covering.iter().any(|entry| created.is_some_and(|created| entry.modified < created)) {
+            return Ok(Standing::Lost);
+        }
+        let next = in_log(listing, txid.next()).map(|entry| self.header_of(entry)).transpose()?.flatten();
+        let before = next.and_then(|header| header.database).map(|database| database.before);
+        // The same checksum would prove nothing: equal content is not the same transaction.
+        Ok(if before.is_some() && before != after(ours) { Standing::Lost } else { Standing::Unclear })
+    }
+
+    /// The header of an object that ends with this transaction, if it was this writer's.
+    pub(crate) fn merged_of_ours(&self, listing: &Listing, txid: Txid, writer: WriterId) -> Result<Option<Header>> {
+        for entry in listing.entries().iter().filter(|entry| merges(entry, txid) && entry.name.max == txid) {
+            let header = self.header_of(entry)?.filter(|header| header.writer == writer);
+            if header.is_some() {
+                return Ok(header);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Lists the log from this transaction on, and what is merged.
+    fn list_from(&self, txid: Txid, left: Duration) -> Result<Listing> {
+        self.list_within(Some(txid.prev()).filter(|txid| *txid > Txid::ZERO), left)
     }
 
     fn header_of(&self, entry: &Entry) -> Result<Option<Header>> {
@@ -129,25 +181,18 @@ impl Database {
     /// Deletes an object of ours that is no part of the history.
     pub(crate) fn remove_orphan(&self, txid: Txid) {
         let key = ObjectName::log(txid).key(self.history().id());
-        let deleted =
-            self.block_on(async { tokio::time::timeout(self.config().timeout, self.bucket().delete(&key)).await });
-        match deleted {
-            Ok(Ok(())) => tracing::warn!(
+        let delete = async { Ok(self.bucket().delete(&key).await?) };
+        match self.within(self.config().timeout, delete) {
+            Ok(()) => tracing::warn!(
                 database = %self.name(),
                 key,
                 "this object was created after another writer had taken over, and was removed"
             ),
-            Ok(Err(error)) => tracing::warn!(
+            Err(error) => tracing::warn!(
                 database = %self.name(),
                 key,
                 %error,
                 "this object was created after another writer had taken over, and can't be removed; delete it by hand"
-            ),
-            Err(_) => tracing::warn!(
-                database = %self.name(),
-                key,
-                "this object was created after another writer had taken over, and the store did not answer when it was \
-                 to be removed; delete it by hand"
             ),
         }
     }
@@ -165,6 +210,14 @@ impl Database {
     }
 }
 
-fn has_log(listing: &Listing, txid: Txid) -> bool {
-    listing.log().iter().any(|entry| entry.name.max == txid)
+fn merges(entry: &Entry, txid: Txid) -> bool {
+    entry.name.level != Level::LOG && entry.name.min <= txid && txid <= entry.name.max
+}
+
+fn in_log(listing: &Listing, txid: Txid) -> Option<&Entry> {
+    listing.log().iter().find(|entry| entry.name.max == txid)
+}
+
+fn after(header: &Header) -> Option<bottomless_ltx::Checksum> {
+    header.database.map(|database| database.after)
 }

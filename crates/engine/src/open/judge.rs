@@ -30,6 +30,14 @@ struct Found {
     refused: bool,
 }
 
+/// What became of an intent.
+enum Landed {
+    Nothing,
+    Ours(Found),
+    /// It is there, and no part of the history.
+    Orphan(Txid),
+}
+
 /// What is to be done about a local file that is not empty.
 #[derive(Debug)]
 enum Verdict {
@@ -139,7 +147,15 @@ impl Database {
         let kept = match first {
             Some(_) if listing.is_empty() => first,
             Some(record) => {
-                let landed = self.landed(record)?;
+                let landed = match self.landed(record, &listing)? {
+                    Landed::Ours(found) => Some(found),
+                    Landed::Orphan(txid) => {
+                        self.remove_orphan(txid);
+                        self.write_record(&Record::fresh(self.identity()))?;
+                        return self.synchronize_empty(host, None);
+                    }
+                    Landed::Nothing => None,
+                };
                 first.filter(|_| ends_with_refused(record, landed.as_ref(), listing.last_txid()))
             }
             None => None,
@@ -241,13 +257,10 @@ impl Database {
             return self.look_up(local, listing);
         }
         let changed = self.changed_pages(record, local)?;
-        let landed = match self.landed(record)? {
-            Some(landed) => match self.standing(listing, &landed.header)? {
-                Standing::Stands => Some(landed),
-                Standing::Lost => return Ok(Verdict::Orphan(landed.header.max_txid)),
-                Standing::Unclear => None,
-            },
-            None => None,
+        let landed = match self.landed(record, listing)? {
+            Landed::Ours(found) => Some(found),
+            Landed::Orphan(txid) => return Ok(Verdict::Orphan(txid)),
+            Landed::Nothing => None,
         };
         let after = |landed: &Found| landed.header.database.is_some_and(|database| database.after == local.total);
         if let Some(landed) = landed.as_ref().filter(|landed| after(landed)) {
@@ -281,18 +294,27 @@ impl Database {
     }
 
     /// The object of a commit that was cut off, or whose outcome was not known, if it is there and ours.
-    fn landed(&self, record: &Record) -> Result<Option<Found>> {
+    fn landed(&self, record: &Record, listing: &Listing) -> Result<Landed> {
         let Some(intent) = record.intent.filter(|intent| intent.txid > record.position.txid) else {
-            return Ok(None);
+            return Ok(Landed::Nothing);
         };
         let ends = self.within(self.config().timeout, find_ends(self.history(), ObjectName::log(intent.txid)))?;
-        let Some(ends) = ends.filter(|ends| ends.header.writer == intent.writer) else {
-            return Ok(None);
+        let (header, is_last_try) = match ends.filter(|ends| ends.header.writer == intent.writer) {
+            Some(ends) => match self.standing(listing, &ends.header)? {
+                // Of several tries to write a transaction, all but the last were reported as failed.
+                Standing::Stands => (ends.header, ends.trailer.file_checksum == intent.file_checksum),
+                Standing::Lost => return Ok(Landed::Orphan(intent.txid)),
+                Standing::Unclear => return Ok(Landed::Nothing),
+            },
+            // Compacted since, and deleted.
+            None => match self.merged_of_ours(listing, intent.txid, intent.writer)? {
+                Some(header) => (header, true),
+                None => return Ok(Landed::Nothing),
+            },
         };
-        // Of several tries to write a transaction, all but the last were reported as failed.
-        let refused = intent.refused || ends.trailer.file_checksum != intent.file_checksum;
         // After a crash of the operating system the record may be older than an acknowledged try.
-        Ok(Some(Found { header: ends.header, refused: refused && !self.is_other_boot()? }))
+        let refused = (intent.refused || !is_last_try) && !self.is_other_boot()?;
+        Ok(Landed::Ours(Found { header, refused }))
     }
 
     /// The position whose database checksum the local file has. One header is read for each position, newest first.

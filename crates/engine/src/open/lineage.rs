@@ -19,9 +19,9 @@ pub(super) enum Lineage {
     Other,
 }
 
-/// An object that ends at a position; of several, the one of the log.
+/// An object that ends at a position; of several, the one that is merged most: the one of the log may be an orphan.
 pub(super) fn ending_at(listing: &Listing, txid: Txid) -> Option<&Entry> {
-    listing.entries().iter().find(|entry| entry.name.max == txid)
+    listing.entries().iter().rfind(|entry| entry.name.max == txid)
 }
 
 impl Database {
@@ -29,13 +29,15 @@ impl Database {
     /// says was before it.
     pub(super) fn lineage(&self, record: &Record, listing: &Listing) -> Result<Lineage> {
         let position = record.position;
-        if let Some(entry) = ending_at(listing, position.txid) {
-            if entry.e_tag.is_some() && entry.e_tag == record.e_tag {
-                return Ok(Lineage::Part);
+        let mut ending = listing.entries().iter().filter(|entry| entry.name.max == position.txid).peekable();
+        if ending.peek().is_some() {
+            for entry in ending {
+                let is_known = entry.e_tag.is_some() && entry.e_tag == record.e_tag;
+                if is_known || self.checksums_of(entry)?.is_some_and(|database| database.after == position.checksum) {
+                    return Ok(Lineage::Part);
+                }
             }
-            let checksums = self.checksums_of(entry)?;
-            let is_ours = checksums.is_some_and(|database| database.after == position.checksum);
-            return Ok(if is_ours { Lineage::Part } else { Lineage::Other });
+            return Ok(Lineage::Other);
         }
         let behind = listing.entries().iter().find(|entry| entry.name.min == position.txid.next());
         if let Some(checksums) = behind.map(|entry| self.checksums_of(entry)).transpose()?.flatten() {

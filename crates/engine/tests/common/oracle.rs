@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use bottomless_history::{DatabaseId, History, Level, Listing, ObjectName, RestoreOptions, Settings};
-use bottomless_ltx::{Checksum, DatabaseChecksums, Encoder, HEADER_LENGTH, Header, Txid, WriterId};
+use bottomless_ltx::{Checksum, DatabaseChecksums, Encoder, HEADER_LENGTH, Header, Txid};
 use bottomless_store::{Body, Bucket, Location};
 use object_store::memory::InMemory;
 use tokio::runtime::Runtime;
@@ -86,12 +86,14 @@ impl Oracle {
     pub fn snapshot(&self, txid: u64) {
         let image = self.at(txid);
         let before = Checksum::EMPTY;
+        // A merged object bears the writer of its last transaction.
+        let writer = block_on(self.history.header(ObjectName::log(Txid::new(txid)))).unwrap().writer;
         let header = Header::new(
             image.page_size(),
             image.size(),
             (Txid::FIRST, Txid::new(txid)),
             0,
-            WriterId(77),
+            writer,
             DatabaseChecksums { before, after: image.checksum() },
         );
         let mut encoder = Encoder::new(image.page_size());
