@@ -5,16 +5,16 @@ use bottomless_ltx::Txid;
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::Host;
+use crate::open::{EarlyListing, before};
 
 impl Database {
-    pub(super) fn join_others(&self, host: &dyn Host) -> Result<()> {
+    pub(super) fn join_others(&self, host: &dyn Host, early: Option<EarlyListing>) -> Result<()> {
         let Some(record) = self.find_record()? else {
             let text = "its local state is not that of this bucket and database, and another connection or process of \
                         this machine has it open; close it there first";
             return Err(Error::new(ErrorKind::Busy, text));
         };
-        let after = Some(record.position.txid.prev()).filter(|txid| *txid > Txid::ZERO);
-        let listing = self.list(after)?;
+        let listing = self.list_again(early, before(record.position.txid))?;
         let last = listing.last_txid();
         if self.local_size()? == 0 && !listing.is_empty() {
             // A first transaction that was reported as failed may be there: the next commit takes it back.

@@ -13,6 +13,7 @@ use crate::database::{Database, Untouched};
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::{Host, LocalReader, PageSource, change_counter};
 use crate::open::lineage::{Lineage, ending_at};
+use crate::open::{EarlyListing, before};
 use crate::state::{Intent, Record, WalEnd};
 use crate::wal::WalReader;
 
@@ -72,14 +73,17 @@ enum Then {
 
 impl Database {
     /// Gives the end of the WAL with which the local file was compared; None if it was not.
-    pub(super) fn synchronize_alone(&self, host: &dyn Host) -> Result<Option<WalEnd>> {
+    pub(super) fn synchronize_alone(&self, host: &dyn Host, early: Option<EarlyListing>) -> Result<Option<WalEnd>> {
         let record = self.find_record()?;
         if self.local_size()? == 0 {
-            return self.synchronize_empty(host, record.as_ref()).map(|()| None);
+            return self.synchronize_empty(host, record.as_ref(), early).map(|()| None);
         }
         let known = self.trusted(record.clone())?;
-        let after = known.as_ref().map(|record| record.position.txid.prev()).filter(|txid| *txid > Txid::ZERO);
-        let listing = self.list(after)?;
+        let after = known.as_ref().and_then(|record| before(record.position.txid));
+        // Another process may have committed since it was asked for, and have closed.
+        let position = known.as_ref().map_or(Txid::ZERO, |record| record.position.txid);
+        let early = early.filter(|early| early.listing.last_txid() >= position);
+        let listing = self.list_again(early, after)?;
         let end = || WalReader::end_of(self.wal_path()).map_err(|e| Error::disk(self.wal_path().display(), &e));
         let found = end()?;
         if let Some(record) = known.as_ref().filter(|record| record.is_settled())
@@ -91,8 +95,8 @@ impl Database {
         {
             return Ok(Some(found));
         }
-        // The whole listing, where only its end was asked for and is not enough.
-        let listing = if after.is_some() { self.list(None)? } else { listing };
+        // The whole listing, now that nobody else of this machine moves on.
+        let listing = self.list(None)?;
         let (mut then, mut compared) = (Then::Nothing, None);
         host.with_write_lock(&mut |main| {
             let disk = |e: std::io::Error| Error::disk(self.name(), &e);
@@ -112,8 +116,8 @@ impl Database {
             }
             Then::CatchUp(from) => self.catch_up(host, &listing, from)?,
             Then::Refill => self.refill(host, &listing)?,
-            Then::Empty => self.synchronize_empty(host, record.as_ref())?,
-            Then::Again => return self.synchronize_alone(host),
+            Then::Empty => self.synchronize_empty(host, record.as_ref(), None)?,
+            Then::Again => return self.synchronize_alone(host, None),
         }
         Ok(None)
     }
@@ -140,8 +144,8 @@ impl Database {
         Ok(Some(record).filter(|_| is_whole))
     }
 
-    fn synchronize_empty(&self, host: &dyn Host, record: Option<&Record>) -> Result<()> {
-        let listing = self.list(None)?;
+    fn synchronize_empty(&self, host: &dyn Host, record: Option<&Record>, early: Option<EarlyListing>) -> Result<()> {
+        let listing = self.list_again(early, None)?;
         // A first transaction whose outcome is open: it may still arrive. One that was reported as failed stays away.
         let first = record.filter(|record| record.position.txid == Txid::ZERO && record.intent.is_some());
         let kept = match first {
@@ -152,7 +156,7 @@ impl Database {
                     Landed::Orphan(txid) => {
                         self.remove_orphan(txid);
                         self.write_record(&Record::fresh(self.identity()))?;
-                        return self.synchronize_empty(host, None);
+                        return self.synchronize_empty(host, None, None);
                     }
                     Landed::Nothing => None,
                 };

@@ -19,7 +19,7 @@ use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::Host;
 use crate::process::Process;
-use crate::state::{Record, StateFile, WalEnd};
+use crate::state::{Record, StateFile, Turn, WalEnd};
 
 impl Database {
     /// Opens the database at `path`, or returns it if this process has it open already.
@@ -82,29 +82,49 @@ impl Database {
 
     fn synchronize(&self, host: &dyn Host) -> Result<()> {
         let disk = |error: std::io::Error| self.state_error(&error);
-        let mut alone = self.state().try_lock_exclusive().map_err(disk)?;
-        if !alone {
-            // Another has it open, or is synchronizing. If that one has failed meanwhile, it is our turn.
+        // Before all locks: nobody is to wait for this request.
+        let early = self.list_early()?;
+        let (turn, early) = match Turn::try_take(self.path()).map_err(disk)? {
+            Some(turn) => (turn, Some(early)),
+            // While this waits, the bucket goes on.
+            None => (Turn::take(self.path()).map_err(disk)?, None),
+        };
+        if !self.state().try_lock_exclusive().map_err(disk)? {
+            // Another process has it open; one that is alone may be catching up, which this waits for.
             self.state().lock_shared().map_err(disk)?;
-            alone = self.state().try_lock_exclusive().map_err(disk)?;
+            drop(turn);
+            return self.join_others(host, early);
         }
-        if alone {
-            reach(Point::OpenLocked);
-            let compared = self.synchronize_alone(host)?;
-            // A WAL that is gone by now was copied into the main file by a connection that was the last.
-            let has_wal = std::fs::metadata(self.wal_path()).is_ok_and(|wal| wal.len() > 0);
-            let wal = if has_wal { compared } else { Some(WalEnd::EMPTY) };
-            let record = self.record()?;
-            let opened = Record { wal, main_inode: self.note_inode(), ..record.clone() };
-            if opened != record {
-                self.write_record(&opened)?;
-            }
-            reach(Point::OpenDone);
+        reach(Point::OpenLocked);
+        let compared = self.synchronize_alone(host, early)?;
+        // A WAL that is gone by now was copied into the main file by a connection that was the last.
+        let has_wal = std::fs::metadata(self.wal_path()).is_ok_and(|wal| wal.len() > 0);
+        let wal = if has_wal { compared } else { Some(WalEnd::EMPTY) };
+        let record = self.record()?;
+        let opened = Record { wal, main_inode: self.note_inode(), ..record.clone() };
+        if opened != record {
+            self.write_record(&opened)?;
         }
-        // From here on other processes know that this one has the database open; where one of them is synchronizing,
-        // this waits for it.
-        self.state().lock_shared().map_err(|error| self.state_error(&error))?;
-        if alone { Ok(()) } else { self.join_others(host) }
+        reach(Point::OpenDone);
+        // From here on other processes know that this one has the database open.
+        self.state().lock_shared().map_err(disk)
+    }
+
+    /// Lists the bucket from where the local file seems to be.
+    fn list_early(&self) -> Result<EarlyListing> {
+        let record = self.find_record()?.filter(|record| record.page_size.is_some());
+        let record = if self.local_size()? > 0 { record } else { None };
+        let after = record.and_then(|record| before(record.position.txid));
+        Ok(EarlyListing { after, listing: self.list(after)? })
+    }
+
+    /// The early listing, if it holds all that is behind `after`; else another.
+    fn list_again(&self, early: Option<EarlyListing>, after: Option<Txid>) -> Result<Listing> {
+        match early {
+            // None comes before all others.
+            Some(early) if early.after <= after => Ok(early.listing),
+            _ => self.list(after),
+        }
     }
 
     /// One LIST: what the bucket holds, or what it holds from `after` on.
@@ -132,6 +152,18 @@ impl Database {
             Err(error) => Err(Error::disk(self.name(), &error)),
         }
     }
+}
+
+/// The bucket as it was before this process had its turn to open.
+struct EarlyListing {
+    /// The log is listed behind this transaction.
+    after: Option<Txid>,
+    listing: Listing,
+}
+
+/// Listing behind this transaction shows what ends at `position`, and what follows.
+fn before(position: Txid) -> Option<Txid> {
+    Some(position.prev()).filter(|txid| *txid > Txid::ZERO)
 }
 
 fn other_configuration(found: &Database, config: &Config) -> Error {

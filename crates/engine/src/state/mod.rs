@@ -17,11 +17,13 @@ pub(crate) mod fuzzing;
 mod mark;
 mod pages;
 mod record;
+mod turn;
 
 pub(crate) use mark::{Mark, Stamp};
 pub(crate) use pages::PageChecksums;
 pub use record::WalEnd;
 pub(crate) use record::{Intent, Record};
+pub(crate) use turn::Turn;
 
 use std::fs::{File, OpenOptions};
 use std::io;
