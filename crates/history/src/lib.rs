@@ -13,6 +13,7 @@ mod chain;
 mod error;
 mod history;
 mod id;
+mod late;
 mod listing;
 mod name;
 mod object;

@@ -129,14 +129,16 @@ impl<'a> Route<'a> {
     /// The cheapest way that was not tried yet.
     fn next_plan(&mut self) -> Result<Plan, HistoryError> {
         if self.found.is_empty() {
-            return Ok(self.listing.plan(self.from, Some(self.target))?);
+            let plans = self.listing.plans(self.from, self.target)?;
+            self.warn_of_late(&plans);
+            return plans.into_iter().next().ok_or_else(|| self.give_up());
         }
         while let Some(doubted) = self.doubts.front() {
             let left = self.listing.without(|name| self.damaged.contains(name) || doubted.contains(name));
-            if let Ok(plan) = left.plan(self.from, Some(self.target))
-                && self.tried.insert(plan.objects.iter().map(|entry| entry.name).collect())
-            {
-                return Ok(plan);
+            for plan in left.plans(self.from, self.target).unwrap_or_default() {
+                if self.tried.insert(plan.objects.iter().map(|entry| entry.name).collect()) {
+                    return Ok(plan);
+                }
             }
             self.doubts.pop_front();
         }
@@ -306,6 +308,21 @@ impl<'a> Route<'a> {
         self.warned = self.found.len();
     }
 
+    /// Says which objects of the cheapest way are younger than what merges their transactions.
+    fn warn_of_late(&self, plans: &[Plan]) {
+        let on_the_way = plans.iter().flat_map(|plan| &plan.objects).filter(|entry| self.listing.is_late(entry));
+        let keys: BTreeSet<String> = on_the_way.map(|entry| entry.name.key(self.history.id())).collect();
+        if !keys.is_empty() {
+            let keys = Vec::from_iter(keys).join(", ");
+            let bucket = self.history.bucket().location();
+            let done = if plans.len() > 1 { "left aside" } else { "used, since there is no other way" };
+            tracing::warn!(
+                %bucket,
+                "{keys}: created after these transactions were merged, as by a writer that did not know that another had                  taken over; {done}"
+            );
+        }
+    }
+
     /// Says which of the objects that contradict others were left aside in the end.
     fn warn_of_doubts(&self) {
         let Some(doubted) = self.doubts.front().filter(|doubted| !doubted.is_empty()) else { return };
@@ -358,7 +375,8 @@ impl History {
         let continues = |entry: &&Entry| entry.name.min > end && entry.name.min.prev() == end;
         let equals = |entry: &&Entry| entry.name.max == end && entry.name != last.name;
         let mut ask = all || last.name.level != Level::LOG;
-        for entry in listing.entries().iter().filter(continues).chain(listing.entries().iter().filter(equals)) {
+        let others = listing.entries().iter().filter(continues).chain(listing.entries().iter().filter(equals));
+        for entry in others.filter(|entry| !listing.is_late(entry)) {
             let follows = continues(&entry);
             if !follows && !ask {
                 break;

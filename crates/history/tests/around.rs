@@ -84,7 +84,11 @@ impl Bucket {
     }
 
     async fn mend(&self, name: ObjectName) {
-        put(&self.history, &self.key(name), self.whole(name)).await;
+        // What is merged is younger than the log, as it always is.
+        let above = names().into_iter().filter(|other| name.level.get() == 0 && other.level.get() > 0);
+        for name in [name].into_iter().chain(above) {
+            put(&self.history, &self.key(name), self.whole(name)).await;
+        }
     }
 
     async fn put(&self, name: ObjectName, bytes: Option<Vec<u8>>) {
@@ -514,4 +518,29 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+/// What a writer has created after another had merged and deleted the transaction of that number is no part of the
+/// history, though nothing but the times of the objects tells.
+#[test]
+fn an_object_that_came_too_late_is_left_aside() {
+    run(async |warnings| {
+        for last in [10, LAST] {
+            let (history, timeline) = (history("test.db"), timeline());
+            let key = |level, min, max| name(level, min, max).key(history.id());
+            put(&history, &key(9, 1, 10), timeline.object(1, 10)).await;
+            for txid in 11..=last {
+                put(&history, &key(0, txid, txid), timeline.object(txid, txid)).await;
+            }
+            put(&history, &key(0, 10, 10), diverged(10, 9).object(10, 10)).await;
+            for base in [None, Some(9)] {
+                let listing = history.list(None).await.unwrap();
+                let from = base.map(|txid| (txid, timeline.state(txid)));
+                let restored = restore_around(&history, listing, None, from, RestoreOptions::default()).await.unwrap();
+                assert_is(&restored, timeline.state(last), last);
+                let warned = warnings.take();
+                assert_eq!(warned.contains(&key(0, 10, 10)), base.is_some(), "where it was on the way: {warned}");
+            }
+        }
+    });
 }

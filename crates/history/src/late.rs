@@ -1,0 +1,30 @@
+//! What a writer left behind that was too late: an object of the log that was created after its transaction was merged
+//! and deleted there. Who writes removes it when it notices, unless it dies or may not delete.
+
+use crate::{Entry, Level, Listing, Plan, PlanError};
+
+use bottomless_ltx::Txid;
+
+impl Listing {
+    /// Whether an object of the log is younger than another that has its transaction merged: merged is only what the log
+    /// holds, so it can't be what was merged. (Unless objects were copied or brought back since.)
+    pub(crate) fn is_late(&self, entry: &Entry) -> bool {
+        let txid = entry.name.max;
+        let merges =
+            |other: &&Entry| other.name.level != Level::LOG && other.name.min <= txid && txid <= other.name.max;
+        entry.name.level == Level::LOG
+            && self.entries().iter().filter(merges).any(|other| other.modified < entry.modified)
+    }
+
+    /// The cheapest plan, and before it, if that one needs late objects, the cheapest without any.
+    pub(crate) fn plans(&self, from: Txid, up_to: Txid) -> Result<Vec<Plan>, PlanError> {
+        let plan = self.plan(from, Some(up_to))?;
+        let mut plans = Vec::new();
+        if plan.objects.iter().any(|entry| self.is_late(entry)) {
+            let late: Vec<_> = self.entries().iter().filter(|e| self.is_late(e)).map(|entry| entry.name).collect();
+            plans.extend(self.without(|name| late.contains(name)).plan(from, Some(up_to)));
+        }
+        plans.push(plan);
+        Ok(plans)
+    }
+}
