@@ -5,8 +5,10 @@
 //! that a test can give each its own environment, kill it, and look at its memory.
 
 pub mod bucket;
+pub mod compactor;
 pub mod compare;
 pub mod faults;
+pub mod freezer;
 pub mod gate;
 pub mod litestream;
 pub mod machine;

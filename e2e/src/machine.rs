@@ -1,6 +1,6 @@
 //! One of several machines that have the same database: a folder, a way to the store and a process of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::proxy::Proxy;
 use crate::seaweed::Seaweed;
@@ -28,13 +28,21 @@ impl Machine {
         let folder = world.folder().join(name);
         std::fs::create_dir(&folder).expect("its folder");
         let proxy = Proxy::start(Seaweed::shared().address());
-        let mut environment = world.environment.clone();
-        environment.insert("LIBSQL_BOTTOMLESS_ENDPOINT".to_owned(), proxy.endpoint());
-        let mut session = Session::start(Host::Newest, &environment, &folder.join("stderr"));
-        session.load();
+        let session = start(world, &proxy, &folder, None);
         let mut machine = Self { name: name.to_owned(), proxy, session, db: folder.join(world.id()) };
         machine.open();
         machine
+    }
+
+    /// Kills its process, and starts another in the same folder, with one more variable.
+    ///
+    /// # Panics
+    /// If the database can't be opened there.
+    #[track_caller]
+    pub fn restart(&mut self, world: &World, variable: Option<(&str, String)>) {
+        self.session.kill();
+        self.session = start(world, &self.proxy, self.db.parent().expect("its folder"), variable);
+        self.open();
     }
 
     /// The database file.
@@ -74,4 +82,14 @@ impl Machine {
     pub fn txid(&mut self) -> u64 {
         self.session.status()["txid"].as_u64().expect("a TXID")
     }
+}
+
+/// A process with the extension loaded.
+fn start(world: &World, proxy: &Proxy, folder: &Path, variable: Option<(&str, String)>) -> Session {
+    let mut environment = world.environment.clone();
+    environment.insert("LIBSQL_BOTTOMLESS_ENDPOINT".to_owned(), proxy.endpoint());
+    environment.extend(variable.map(|(name, value)| (name.to_owned(), value)));
+    let mut session = Session::start(Host::Newest, &environment, &folder.join("stderr"));
+    session.load();
+    session
 }

@@ -1,5 +1,6 @@
 //! Two machines, one history: at most one writer gets a position, the other is told so (P4).
 
+mod frozen;
 mod many;
 mod orders;
 mod proof;
