@@ -29,7 +29,7 @@ const COPY_BUFFER: usize = 1 << 20;
 impl Database {
     /// Fills an empty or missing local file.
     pub(super) fn fill(&self, host: &dyn Host, listing: &Listing) -> Result<()> {
-        let (path, restored) = self.restore(listing, None)?;
+        let (path, restored) = self.restore(listing, None, None)?;
         let put = || self.put_in_place(&path, &restored);
         if !self.path().exists() {
             return put();
@@ -43,12 +43,29 @@ impl Database {
         })
     }
 
-    /// Replaces a local file that lost writes.
-    pub(super) fn refill(&self, host: &dyn Host, listing: &Listing) -> Result<()> {
-        let (path, restored) = self.restore(listing, None)?;
+    /// Replaces a local file that lost writes, by the bucket's end or an earlier transaction.
+    pub(super) fn refill(&self, host: &dyn Host, listing: &Listing, upto: Option<Txid>) -> Result<()> {
+        tracing::warn!(
+            database = %self.name(),
+            "the local file lost writes in a crash; it is restored from the bucket, at transaction {}",
+            upto.unwrap_or(listing.last_txid())
+        );
+        let (path, restored) = self.restore(listing, None, upto)?;
         host.with_exclusive_lock(&mut |_| {
             self.keep_aside()?;
             self.put_in_place(&path, &restored)
+        })
+    }
+
+    /// Empties a local file of which no transaction was ever acknowledged.
+    pub(super) fn start_over(&self, host: &dyn Host) -> Result<()> {
+        tracing::warn!(database = %self.name(), "a crash has torn the first transaction; the database begins anew");
+        let path = with_suffix(self.path(), SUFFIX);
+        host.with_exclusive_lock(&mut |_| {
+            self.keep_aside()?;
+            self.clear_stale()?;
+            File::create(&path).map_err(|e| self.disk(&path, &e))?;
+            fs::rename(&path, self.path()).map_err(|e| self.disk(self.path(), &e))
         })
     }
 
@@ -81,13 +98,18 @@ impl Database {
                 return Err(Error::new(ErrorKind::Busy, text));
             }
             reach(Point::CatchUpLocked);
-            let (path, restored) = self.restore(listing, Some((from, main)))?;
+            let (path, restored) = self.restore(listing, Some((from, main)), None)?;
             self.put_in_place(&path, &restored)
         })
     }
 
     /// Restores into the temporary file; from the local file on, where one is given with its position.
-    fn restore(&self, listing: &Listing, base: Option<(Position, &mut dyn MainFile)>) -> Result<(PathBuf, Restored)> {
+    fn restore(
+        &self,
+        listing: &Listing,
+        base: Option<(Position, &mut dyn MainFile)>,
+        upto: Option<Txid>,
+    ) -> Result<(PathBuf, Restored)> {
         let path = with_suffix(self.path(), SUFFIX);
         let disk = |e: io::Error| self.disk(&path, &e);
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).map_err(disk)?;
@@ -101,7 +123,7 @@ impl Database {
             };
             let options = RestoreOptions::default();
             let restoring =
-                self.history().restore_around::<Error>(listing.clone(), (from, None), &file, &options, prepare);
+                self.history().restore_around::<Error>(listing.clone(), (from, upto), &file, &options, prepare);
             let restored = self.block_on(restoring)?;
             if let Ok(metadata) = fs::metadata(self.path()) {
                 file.set_permissions(metadata.permissions()).map_err(disk)?;
@@ -144,7 +166,7 @@ impl Database {
         if total == position.checksum { Ok(Base { position, page_size, page_checksums }) } else { Err(changed()) }
     }
 
-    fn put_in_place(&self, path: &Path, restored: &Restored) -> Result<()> {
+    fn clear_stale(&self) -> Result<()> {
         // SQLite would replay them onto the restored database, and no check would notice.
         for suffix in STALE {
             let stale = with_suffix(self.path(), suffix);
@@ -156,6 +178,11 @@ impl Database {
                 Err(error) => return Err(self.disk(&stale, &error)),
             }
         }
+        Ok(())
+    }
+
+    fn put_in_place(&self, path: &Path, restored: &Restored) -> Result<()> {
+        self.clear_stale()?;
         let mut page_one = vec![0; restored.page_size.bytes()];
         File::open(path).and_then(|file| file.read_exact_at(&mut page_one, 0)).map_err(|e| self.disk(path, &e))?;
         reach(Point::FillCleared);
@@ -181,7 +208,9 @@ impl Database {
         let before = self.state().read()?.filter(|record| record.identity == self.identity());
         self.state().write(&Record {
             position: restored.position,
-            proven: before.is_some_and(|record| record.proven),
+            proven: before.as_ref().is_some_and(|record| record.proven),
+            // What may still arrive, and what was reported as failed.
+            intent: before.and_then(|record| record.intent).filter(|intent| intent.txid > restored.position.txid),
             page_size: Some(restored.page_size),
             size_in_pages: restored.size_in_pages,
             change_counter,

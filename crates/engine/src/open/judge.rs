@@ -46,10 +46,12 @@ enum Verdict {
     Same(Position),
     /// These pages were changed by a program without the extension.
     Changed(RoaringBitmap),
+    /// Pages were changed by such a program after a crash that left the page checksums in the middle.
+    ChangedSomewhere,
     /// It is at an earlier position.
     Behind(Position),
-    /// It lost writes in a crash: the bucket has the whole of it.
-    Torn,
+    /// It lost writes in a crash: the bucket has the whole of it, at its end or at this transaction.
+    Torn(Option<Txid>),
     /// It is at this position, which the bucket has merged with later ones.
     Merged(Position),
     /// The bucket holds this transaction of ours, and it is no part of the history.
@@ -64,7 +66,9 @@ enum Verdict {
 enum Then {
     Nothing,
     CatchUp(Position),
-    Refill,
+    Refill(Option<Txid>),
+    /// A crash has torn the first transaction.
+    StartOver,
     /// The playback of a journal has emptied the local file.
     Empty,
     /// The bucket was changed: compare again.
@@ -98,7 +102,9 @@ impl Database {
         // The whole listing, now that nobody else of this machine moves on.
         let listing = self.list(None)?;
         let (mut then, mut compared) = (Then::Nothing, None);
-        host.with_write_lock(&mut |main| {
+        let mut recovered = false;
+        let locked = host.with_write_lock(&mut |main| {
+            recovered = true;
             let disk = |e: std::io::Error| Error::disk(self.name(), &e);
             compared = Some(end()?);
             then = if main.size().map_err(disk)? == 0 {
@@ -108,14 +114,24 @@ impl Database {
                 self.bring_together(known.clone(), &listing, reader.ok_or_else(|| self.no_database())?)?
             };
             Ok(())
-        })?;
+        });
+        if let Err(error) = locked {
+            // What a crash has left of it may be nothing that SQLite could recover.
+            let unreadable = !recovered && error.kind() == ErrorKind::Conflict;
+            let lost = if unreadable { self.lost_in_a_crash(&listing)? } else { None };
+            then = lost.ok_or(error)?;
+        }
         match then {
             Then::Nothing => {
                 self.try_end_change(Untouched::default()).map_err(|error| self.state_error(&error))?;
                 return Ok(compared);
             }
             Then::CatchUp(from) => self.catch_up(host, &listing, from)?,
-            Then::Refill => self.refill(host, &listing)?,
+            Then::Refill(upto) => self.refill(host, &listing, upto)?,
+            Then::StartOver => {
+                self.start_over(host)?;
+                self.synchronize_empty(host, record.as_ref(), None)?;
+            }
             Then::Empty => self.synchronize_empty(host, record.as_ref(), None)?,
             Then::Again => return self.synchronize_alone(host, None),
         }
@@ -160,7 +176,8 @@ impl Database {
                     }
                     Landed::Nothing => None,
                 };
-                first.filter(|_| ends_with_refused(record, landed.as_ref(), listing.last_txid()))
+                let refused = self.ends_with_ours(record, landed.as_ref(), listing.last_txid())?;
+                first.filter(|_| refused)
             }
             None => None,
         };
@@ -182,6 +199,12 @@ impl Database {
         let local = Local { checksums, total, change_counter: change_counter(&page_one) };
         let verdict = self.judge(known.as_ref(), listing, &local)?;
         tracing::debug!(database = %self.name(), ?verdict, "compared with the bucket");
+        if known.is_none()
+            && matches!(verdict, Verdict::Conflict | Verdict::OnlyLocal)
+            && let Some(then) = self.lost_in_a_crash(listing)?
+        {
+            return Ok(then);
+        }
         reach(Point::OpenJudged);
         let last = listing.last_txid();
         match verdict {
@@ -195,13 +218,7 @@ impl Database {
                 self.adopt(known, &reader, &local, position, None)?;
                 Ok(Then::CatchUp(position))
             }
-            Verdict::Torn => {
-                tracing::warn!(
-                    database = %self.name(),
-                    "the local file lost writes in a crash; it is restored from the bucket, at transaction {last}"
-                );
-                Ok(Then::Refill)
-            }
+            Verdict::Torn(upto) => Ok(Then::Refill(upto)),
             Verdict::Merged(position) => {
                 tracing::warn!(
                     database = %self.name(),
@@ -209,7 +226,7 @@ impl Database {
                      they continue it; it is restored from the bucket, at transaction {last}",
                     position.txid
                 );
-                Ok(Then::Refill)
+                Ok(Then::Refill(None))
             }
             Verdict::Changed(pages) => {
                 tracing::warn!(
@@ -225,6 +242,16 @@ impl Database {
                 self.remove_orphan(txid);
                 self.write_record(&Record { intent: None, ..self.record()? })?;
                 Ok(Then::Again)
+            }
+            Verdict::ChangedSomewhere => {
+                tracing::warn!(
+                    database = %self.name(),
+                    "the database was changed by a program without the bottomless extension after a crash; all of it is \
+                     published as the next transaction"
+                );
+                self.claim_all(known.as_ref(), &local, &reader, listing)?;
+                self.publish_local(&mut reader, RoaringBitmap::new())?;
+                Ok(Then::Nothing)
             }
             Verdict::OnlyLocal => {
                 self.claim_all(known.as_ref(), &local, &reader, listing)?;
@@ -260,7 +287,6 @@ impl Database {
         if lineage == Lineage::Other {
             return self.look_up(local, listing);
         }
-        let changed = self.changed_pages(record, local)?;
         let landed = match self.landed(record, listing)? {
             Landed::Ours(found) => Some(found),
             Landed::Orphan(txid) => return Ok(Verdict::Orphan(txid)),
@@ -273,24 +299,29 @@ impl Database {
             return Ok(if position.txid >= last { Verdict::Same(position) } else { Verdict::Behind(position) });
         }
         let position = record.position;
-        let at_end = position.txid == last || ends_with_refused(record, landed.as_ref(), last);
-        if changed.is_empty() {
+        let ends_with_ours = self.ends_with_ours(record, landed.as_ref(), last)?;
+        let at_end = position.txid == last || ends_with_ours;
+        // Not by page checksums: a crash may have left them further than the record.
+        if local.total == position.checksum {
             return Ok(match lineage {
                 _ if at_end => Verdict::Same(position),
                 Lineage::Part => Verdict::Behind(position),
                 Lineage::Merged | Lineage::Other => Verdict::Merged(position),
             });
         }
-        // A file that equals an earlier position lost its tail.
+        let upto = Some(position.txid).filter(|_| ends_with_ours);
         match self.look_up(local, listing)? {
             // Another file was put in the place of ours.
             Verdict::Conflict if record.main_inode != 0 && record.main_inode != self.note_inode() => {
                 Ok(Verdict::Conflict)
             }
-            Verdict::Conflict if self.may_be_torn(record)? => Ok(Verdict::Torn),
+            Verdict::Conflict if self.may_be_torn(record)? => Ok(Verdict::Torn(upto)),
             // Another's content was copied into ours: no program has made this of ours.
             Verdict::Conflict if local.change_counter < record.change_counter => Ok(Verdict::Conflict),
-            Verdict::Conflict if at_end => Ok(Verdict::Changed(changed)),
+            Verdict::Conflict if at_end => Ok(match record.intent {
+                Some(_) if !self.adds_up(record)? => Verdict::ChangedSomewhere,
+                _ => Verdict::Changed(self.changed_pages(record, local)?),
+            }),
             // One of ours that landed and was never confirmed, before the one that was reported as failed.
             Verdict::Behind(found) if at_end && found.txid > position.txid => Ok(Verdict::Same(found)),
             verdict => Ok(verdict),
@@ -319,6 +350,50 @@ impl Database {
         // After a crash of the operating system the record may be older than an acknowledged try.
         let refused = (intent.refused || !is_last_try) && !self.is_other_boot()?;
         Ok(Landed::Ours(Found { header, refused }))
+    }
+
+    /// True if the bucket ends with transactions of ours that SQLite has not committed and that were reported as failed,
+    /// or of which nobody has heard: the local file is without them, and the next commit takes them back. `landed` is
+    /// the object of the intent.
+    fn ends_with_ours(&self, record: &Record, landed: Option<&Found>, last: Txid) -> Result<bool> {
+        Ok(match (record.intent, landed) {
+            (Some(intent), Some(landed)) => landed.refused && last == intent.txid,
+            // An intent further ahead stands on transactions of ours that are known to have landed, and of which SQLite
+            // did not say that it had committed them. After a crash of the operating system the record may be older.
+            (Some(intent), None) => last.next() == intent.txid && (intent.refused || !self.is_other_boot()?),
+            (None, _) => false,
+        })
+    }
+
+    /// What is to be done about a local file that is no position of the history, if a crash explains that; whatever
+    /// became of the page checksums.
+    fn lost_in_a_crash(&self, listing: &Listing) -> Result<Option<Then>> {
+        let Some(record) = self.find_record()?.filter(|record| !record.owes_all) else {
+            return Ok(None);
+        };
+        let is_replaced = record.main_inode != 0 && record.main_inode != self.note_inode();
+        // Without a page size the file was empty before its first transaction.
+        let is_first = record.page_size.is_none();
+        let is_torn = self.may_be_torn(&record)? && (!is_first || record.writing);
+        if is_replaced || !is_torn || record.position.txid > listing.last_txid() {
+            return Ok(None);
+        }
+        if listing.is_empty() {
+            return Ok(is_first.then_some(Then::StartOver));
+        }
+        if !is_first && self.lineage(&record, listing)? == Lineage::Other {
+            return Ok(None);
+        }
+        let landed = match self.landed(&record, listing)? {
+            Landed::Ours(found) => Some(found),
+            Landed::Orphan(_) | Landed::Nothing => None,
+        };
+        let ends_with_ours = self.ends_with_ours(&record, landed.as_ref(), listing.last_txid())?;
+        Ok(Some(match (ends_with_ours, is_first) {
+            (true, true) => Then::StartOver,
+            (true, false) => Then::Refill(Some(record.position.txid)),
+            (false, _) => Then::Refill(None),
+        }))
     }
 
     /// The position whose database checksum the local file has. One header is read for each position, newest first.
@@ -469,17 +544,6 @@ impl Database {
             ),
         )
     }
-}
-
-/// True if the bucket ends with transactions of ours that were reported as failed: the local file is without them, and
-/// the next commit takes them back. `landed` is the object of the intent.
-fn ends_with_refused(record: &Record, landed: Option<&Found>, last: Txid) -> bool {
-    record.intent.is_some_and(|intent| match landed {
-        Some(landed) => landed.refused && last == intent.txid,
-        // An intent further ahead stands on transactions of ours that are known to have landed, and that SQLite has not
-        // committed: it was to take them back, and may have been cut off before it was sent.
-        None => last.next() == intent.txid,
-    })
 }
 
 impl Record {
