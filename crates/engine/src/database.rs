@@ -289,14 +289,16 @@ impl Database {
     }
 
     pub(crate) fn record(&self) -> Result<Record> {
-        self.find_record()?.ok_or_else(|| {
-            let text = format!(
-                "{} was damaged or replaced while the database was open; close all connections to the database and open \
-                 it again",
-                self.state_path().display()
-            );
-            Error::new(ErrorKind::Moved, text)
-        })
+        self.find_record()?.ok_or_else(|| self.state_damaged())
+    }
+
+    pub(crate) fn state_damaged(&self) -> Error {
+        let text = format!(
+            "{} was damaged or replaced while the database was open; close all connections to the database and open it \
+             again",
+            self.state_path().display()
+        );
+        Error::new(ErrorKind::Moved, text)
     }
 
     pub(crate) fn write_record(&self, record: &Record) -> Result<()> {

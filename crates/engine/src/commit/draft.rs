@@ -126,7 +126,11 @@ impl Database {
         for page in candidates(record, change, base).iter().filter_map(PageNumber::new) {
             let checksum = self.read_back(change.source, page, &mut content)?;
             if !base.all {
-                let old = self.known(&mut known, page)?.filter(|_| page.get() <= record.size_in_pages);
+                let is_inside = page.get() <= record.size_in_pages;
+                let old = self.known(&mut known, page)?.filter(|_| is_inside);
+                if is_inside && old.is_none() && !base.recount {
+                    return Err(self.state_damaged());
+                }
                 if old == Some(checksum) && !base.forced.contains(page.get()) {
                     continue;
                 }
