@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 /// How long a test waits for a request or a reply.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How often somebody who waits looks whether anybody is left.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// One of the two ways through the gate.
 #[derive(Debug, Default)]
 struct Way {
@@ -52,6 +55,22 @@ impl Gate {
     #[track_caller]
     pub fn wait_for_request(&self) {
         self.wait_for(REQUESTS, "request");
+    }
+
+    /// Waits until a request is held, or until nobody is left who would send one: `false`.
+    #[track_caller]
+    pub fn wait_for_request_unless(&self, mut gone: impl FnMut() -> bool) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.state();
+        while state.requests.arrived <= state.requests.let_through {
+            if gone() {
+                return false;
+            }
+            assert!(Instant::now() < deadline, "no request came to the gate in {PATIENCE:?}");
+            // Nobody tells when a process ends.
+            state = self.changed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
     }
 
     /// Waits until a reply is held: the request has taken its effect.

@@ -19,6 +19,7 @@ pub mod seaweed;
 pub mod session;
 pub mod shell;
 pub mod tools;
+pub mod whole;
 pub mod workload;
 pub mod world;
 

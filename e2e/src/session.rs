@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -254,16 +254,39 @@ impl Session {
                 panic!("no answer: {e}, process {status:?}\nstandard error:\n{}", self.stderr())
             }
         };
-        let answer: Value =
-            serde_json::from_str(&line).unwrap_or_else(|e| panic!("foreign text on standard output: {e}: {line:?}"));
-        if let Some(error) = answer.get("error") {
-            return Err(SqlError {
-                code: error["code"].as_i64().unwrap_or(1),
-                message: error["message"].as_str().unwrap_or_default().to_owned(),
-            });
+        parse(&line)
+    }
+
+    /// Executes statements in a process that may die of it: `None` if it did.
+    pub fn attempt(&mut self, connection: u32, sql: &str) -> Option<Result<Rows, SqlError>> {
+        self.try_call(&json!({"op": "exec", "conn": connection, "sql": sql}))
+    }
+
+    /// Opens a connection in a process that may die of it.
+    pub fn attempt_open(&mut self, connection: u32, name: &str) -> Option<Result<Rows, SqlError>> {
+        self.try_call(&json!({"op": "open", "conn": connection, "name": name}))
+    }
+
+    /// Closes a connection in a process that may die of it.
+    pub fn attempt_close(&mut self, connection: u32) -> Option<Result<Rows, SqlError>> {
+        self.try_call(&json!({"op": "close", "conn": connection}))
+    }
+
+    fn try_call(&mut self, command: &Value) -> Option<Result<Rows, SqlError>> {
+        writeln!(self.input.as_mut()?, "{command}").ok()?;
+        self.try_answer()
+    }
+
+    /// Waits for the next answer of a process that may die; what it wrote before counts.
+    ///
+    /// # Panics
+    /// If neither comes.
+    pub fn try_answer(&mut self) -> Option<Result<Rows, SqlError>> {
+        match self.answers.recv_timeout(ANSWER_DEADLINE) {
+            Ok(line) => Some(parse(&line)),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(e) => panic!("no answer: {e}\nstandard error:\n{}", self.stderr()),
         }
-        let rows = answer["rows"].as_array().expect("an answer has rows or an error");
-        Ok(rows.iter().map(|r| r.as_array().expect("a row is an array").clone()).collect())
     }
 
     fn call(&mut self, command: Value) -> Result<Rows, SqlError> {
@@ -279,6 +302,11 @@ impl Session {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the process is there");
         let line = text.lines().find(|l| l.starts_with("VmHWM:")).expect("VmHWM");
         line.split_whitespace().nth(1).and_then(|v| v.parse().ok()).expect("a number of KiB")
+    }
+
+    /// Whether the process is gone.
+    pub fn is_gone(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Kills it without a chance to clean up, as a crash does.
@@ -302,6 +330,20 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// What an answer says.
+fn parse(line: &str) -> Result<Rows, SqlError> {
+    let answer: Value =
+        serde_json::from_str(line).unwrap_or_else(|e| panic!("foreign text on standard output: {e}: {line:?}"));
+    if let Some(error) = answer.get("error") {
+        return Err(SqlError {
+            code: error["code"].as_i64().unwrap_or(1),
+            message: error["message"].as_str().unwrap_or_default().to_owned(),
+        });
+    }
+    let rows = answer["rows"].as_array().expect("an answer has rows or an error");
+    Ok(rows.iter().map(|r| r.as_array().expect("a row is an array").clone()).collect())
 }
 
 /// A binary of this package, from a test of this package.

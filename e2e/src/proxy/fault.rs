@@ -21,6 +21,10 @@ pub enum Fault {
     LoseReplySilent,
     /// Forwards, and closes the connection in the middle of the reply's headers.
     CutReply,
+    /// Kills this process, and forwards nothing.
+    Kill(u32),
+    /// Forwards, takes the reply, and kills this process instead of passing it on.
+    KillAfter(u32),
     /// Takes the whole request and closes the connection; the store gets it later.
     Late(When),
     /// The same, but the connection stays open and silent until the fault is lifted.

@@ -2,6 +2,7 @@
 
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,10 @@ fn exchange(shared: &Shared, client: &TcpStream) -> std::io::Result<End> {
         match fault {
             Some(Fault::Close) => return Ok(End::Close),
             Some(Fault::Reset) => return Ok(End::Reset),
+            Some(Fault::Kill(process)) => {
+                kill(process);
+                return Ok(End::Close);
+            }
             Some(Fault::Hang) => {
                 wait(shared, generation, |_| false);
                 return Ok(End::Close);
@@ -107,6 +112,10 @@ fn exchange(shared: &Shared, client: &TcpStream) -> std::io::Result<End> {
         answered(shared, index, reply.status());
         match fault {
             Some(Fault::LoseReply) => return Ok(End::Close),
+            Some(Fault::KillAfter(process)) => {
+                kill(process);
+                return Ok(End::Close);
+            }
             Some(Fault::LoseReplyReset) => return Ok(End::Reset),
             Some(Fault::LoseReplySilent) => {
                 wait(shared, generation, |_| false);
@@ -195,4 +204,10 @@ impl Kept {
     pub(super) fn body(&self) -> Vec<u8> {
         self.body.clone()
     }
+}
+
+/// The process may be dead by then.
+fn kill(process: u32) {
+    let killed = Command::new("/bin/kill").args(["-9", &process.to_string()]).status();
+    assert!(killed.is_ok(), "kill can't be run");
 }

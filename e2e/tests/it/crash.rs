@@ -1,0 +1,110 @@
+//! A process is killed at each point between the steps of commit, open, restore, catch-up and checkpoint.
+//!
+//! A play runs once to its end, which shows the points that it comes to and how often; then again for each of them,
+//! and dies there.
+
+mod random;
+mod scenarios;
+mod stage;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+
+use bottomless_points::Point;
+use scenarios::Scenario;
+use stage::Stage;
+
+/// The trace of a play, made by whoever needs it first.
+type Once = Arc<OnceLock<Trace>>;
+
+const THREADS: usize = 4;
+
+/// The times at which a play comes to each point.
+type Trace = BTreeMap<&'static str, RangeInclusive<u64>>;
+
+fn scenario(name: &str) -> (usize, &'static Scenario) {
+    scenarios::ALL.iter().enumerate().find(|(_, scenario)| scenario.name == name).expect("a scenario")
+}
+
+fn run(scenario: &Scenario, order: Option<String>, with_litestream: bool) -> Trace {
+    let what = format!("{} {}", scenario.name, order.as_deref().unwrap_or("to its end"));
+    let mut stage = Stage::new("crash", scenario.host, order.clone());
+    let played = (scenario.play)(&mut stage);
+    assert_eq!(played.is_err(), order.is_some(), "{what}: it dies where it was to, and nowhere else");
+    let trace = stage.trace();
+    stage.verify(&played, with_litestream, &what);
+    trace
+}
+
+/// The points of a play, from one run to its end.
+fn trace(scenario: &Scenario) -> Trace {
+    static TRACES: LazyLock<Mutex<HashMap<&str, Once>>> = LazyLock::new(Mutex::default);
+    let cell = {
+        let mut traces = TRACES.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(traces.entry(scenario.name).or_default())
+    };
+    cell.get_or_init(|| run(scenario, None, true)).clone()
+}
+
+/// The first, the second, one in the middle and the last time.
+fn times(times: &RangeInclusive<u64>) -> [u64; 4] {
+    let (first, last) = (*times.start(), *times.end());
+    [first, last.min(first + 1), u64::midpoint(first, last), last]
+}
+
+/// Points that nearly every play comes to.
+const COMMON: [&str; 7] = ["commit.", "confirm.", "writing.", "journal.", "wal.", "checkpoint.", "open."];
+
+/// Of the common points every third in each play of commits, every second in the others, and all others: which ones,
+/// which time is taken, and whether Litestream has a look, goes round with the points and the plays.
+fn plan(name: &str) -> Vec<(&'static str, u64, bool)> {
+    let (number, scenario) = scenario(name);
+    let every = if name.starts_with("commits_") { 3 } else { 2 };
+    let kills = trace(scenario).into_iter().filter_map(|(point, all)| {
+        let turn = number + Point::ALL.iter().position(|known| known.name() == point).expect("a point");
+        let is_common = COMMON.iter().any(|family| point.starts_with(family)) && point != Point::Undone.name();
+        let kill = (point, times(&all)[turn / every % 4], turn.is_multiple_of(6));
+        (!is_common || turn.is_multiple_of(every)).then_some(kill)
+    });
+    kills.collect()
+}
+
+fn kill_at_points(name: &str) {
+    let (_, scenario) = scenario(name);
+    for (point, time, with_litestream) in plan(name) {
+        run(scenario, Some(format!("{point}=kill@{time}")), with_litestream);
+    }
+}
+
+#[test]
+#[ignore = "half an hour"]
+fn soak_kills_at_each_point_first_second_midway_and_last() {
+    let kills: Vec<_> = scenarios::ALL
+        .iter()
+        .flat_map(|scenario| trace(scenario).into_iter().map(move |(point, all)| (scenario, point, times(&all))))
+        .flat_map(|(scenario, point, times)| BTreeSet::from(times).into_iter().map(move |time| (scenario, point, time)))
+        .collect();
+    println!("{} kills", kills.len());
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while let Some((scenario, point, time)) = kills.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    run(scenario, Some(format!("{point}=kill@{time}")), true);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn no_point_is_left_out() {
+    let mut killed: BTreeSet<&str> = BTreeSet::new();
+    for scenario in scenarios::ALL {
+        killed.extend(plan(scenario.name).into_iter().map(|(point, _, _)| point));
+    }
+    let left: Vec<_> = Point::ALL.iter().map(|point| point.name()).filter(|name| !killed.contains(name)).collect();
+    assert!(left.is_empty(), "no play dies at {left:?}");
+}

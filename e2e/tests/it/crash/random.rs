@@ -1,0 +1,123 @@
+//! Random work, and a kill at a random place, round after round on the same, growing history.
+
+use bottomless_e2e::Host;
+use bottomless_e2e::proxy::Fault;
+use bottomless_e2e::workload::Workload;
+use bottomless_points::Point;
+use fastrand::Rng;
+
+use super::stage::{Played, Stage};
+
+/// Rounds on one history; then another begins.
+const ROUNDS: u64 = 20;
+const MODES: [&str; 6] = ["DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF", "WAL"];
+/// So often a random point is one of those that commits come to.
+const COMMIT_POINTS: &str = "commit confirm writing journal wal checkpoint";
+
+/// Where the victim is to die.
+#[derive(Debug)]
+enum Death {
+    At(String),
+    /// Before or after the request of this number.
+    Request(usize, bool),
+    /// When it has done its work, with all open.
+    Idle,
+}
+
+fn point(rng: &mut Rng) -> String {
+    let families: Vec<_> = COMMIT_POINTS.split(' ').collect();
+    let is_common = |point: &Point| families.iter().any(|family| point.name().starts_with(family));
+    let any = rng.u8(..10) == 0;
+    let points: Vec<_> = Point::ALL.iter().filter(|point| any || is_common(point)).collect();
+    format!("{}=kill@{}", points[rng.usize(..points.len())].name(), rng.u32(1..4))
+}
+
+fn work(stage: &mut Stage, rng: &mut Rng, death: &Death, what: &str) -> Played {
+    stage.start()?;
+    if let Death::Request(number, after) = death {
+        let victim = stage.victim().id();
+        stage.world.proxy.fail_at(*number, if *after { Fault::KillAfter(victim) } else { Fault::Kill(victim) });
+    }
+    let mode = MODES[rng.usize(..MODES.len())];
+    // Another mode than WAL while another process has it open: refused, and it stays as it is.
+    if stage.other.is_none() {
+        stage.journaled = !["MEMORY", "OFF"].contains(&mode);
+        stage.pragma(&format!("PRAGMA journal_mode = {mode}"))?;
+    }
+    stage.pragma(&format!("PRAGMA cache_size = {}", rng.u32(2..60)))?;
+    stage.pragma(&format!("PRAGMA wal_autocheckpoint = {}", rng.u32(1..40)))?;
+    let mut workload = Workload::new(rng.u64(..));
+    for _ in 0..rng.u32(3..14) {
+        let sql = workload.statement();
+        // Undefined without a journal.
+        if mode == "OFF" && sql.starts_with("ROLLBACK TO") {
+            continue;
+        }
+        println!("{what}: {mode}: {}", &sql[..sql.len().min(80)]);
+        stage.statement(&sql)?;
+    }
+    if rng.bool()
+        && let Some(sql) = workload.finish()
+    {
+        stage.statement(sql)?;
+    }
+    if rng.bool() { stage.close() } else { Ok(()) }
+}
+
+fn rounds(seed: u64, rounds: u64) {
+    let mut rng = Rng::with_seed(seed);
+    let mut stage = Stage::new("random", Host::Newest, None);
+    let mut killed = 0;
+    for round in 0..rounds {
+        let death = match rng.u8(..8) {
+            0..=4 => Death::At(point(&mut rng)),
+            5..=6 => Death::Request(rng.usize(1..6), rng.bool()),
+            _ => Death::Idle,
+        };
+        let order = if let Death::At(order) = &death { Some(order.clone()) } else { None };
+        stage.next_round(order);
+        let (lose, two) = (rng.u8(..6) == 0, rng.u8(..4) == 0);
+        let what = format!(
+            "BOTTOMLESS_SEED={seed}, round {round}, {death:?}{}{}",
+            label(lose, " empty folder"),
+            label(two, " two")
+        );
+        println!("{what}");
+        if lose {
+            stage.world.lose_local_files();
+            stage.may_be_empty();
+        }
+        if two {
+            stage.other = Some(stage.world.open(Host::Newest));
+        }
+        let played = work(&mut stage, &mut rng, &death, &what);
+        killed += u32::from(played.is_err());
+        stage.survey(&played, round % 8 == 7, &what);
+        stage.local.clear();
+    }
+    println!("seed {seed}: killed in {killed} of {rounds} rounds");
+    assert!(u64::from(killed) * 5 > rounds, "seed {seed}: killed in {killed} of {rounds} rounds only");
+}
+
+fn label(set: bool, text: &str) -> &str {
+    if set { text } else { "" }
+}
+
+#[test]
+fn random_kills_one() {
+    rounds(Workload::seed(), ROUNDS);
+}
+
+#[test]
+fn random_kills_two() {
+    rounds(Workload::seed().wrapping_add(1), ROUNDS);
+}
+
+#[test]
+#[ignore = "500 rounds"]
+fn soak_random_kills() {
+    let all = std::env::var("BOTTOMLESS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(500);
+    for (history, _) in (0..all).step_by(ROUNDS as usize).enumerate() {
+        rounds(Workload::seed().wrapping_add(2 + history as u64), ROUNDS);
+    }
+}
