@@ -1,4 +1,4 @@
-//! `docs/invariants.md` names only tests and modules that exist.
+//! `docs/invariants.md` and `docs/guarantees.md` name only tests and modules that exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,6 +68,22 @@ fn tests_in(source: &str) -> BTreeSet<&str> {
     tests
 }
 
+/// The tests that paragraphs which begin with `Shown by:` name: files, and the tests in them, all in backticks.
+fn shown(text: &str) -> Vec<(&str, &str)> {
+    let mut named = Vec::new();
+    for paragraph in text.split("\n\n").filter_map(|paragraph| paragraph.strip_prefix("Shown by:")) {
+        let mut file = "";
+        for word in paragraph.split('`').skip(1).step_by(2) {
+            if word.ends_with(".rs") {
+                file = word;
+            } else if !word.starts_with("make ") {
+                named.push((file, word));
+            }
+        }
+    }
+    named
+}
+
 /// What is wrong with a register.
 fn complaints(text: &str) -> Vec<String> {
     let mut complaints = Vec::new();
@@ -113,6 +129,28 @@ fn every_test_that_the_register_names_exists() {
     let text = std::fs::read_to_string(repository().join("docs/invariants.md")).unwrap();
     let complaints = complaints(&text);
     assert!(complaints.is_empty(), "docs/invariants.md:\n{}", complaints.join("\n"));
+}
+
+#[test]
+fn every_test_that_the_guarantees_name_exists() {
+    let text = std::fs::read_to_string(repository().join("docs/guarantees.md")).unwrap();
+    let named = shown(&text);
+    let missing: Vec<_> = named
+        .iter()
+        .filter(|(file, test)| {
+            let source = std::fs::read_to_string(repository().join(file)).unwrap_or_default();
+            !tests_in(&source).contains(test)
+        })
+        .collect();
+    assert!(missing.is_empty(), "docs/guarantees.md names what is not there: {missing:?}");
+    assert!(named.len() > 50, "only {} tests were found in docs/guarantees.md", named.len());
+}
+
+#[test]
+fn a_paragraph_names_files_and_tests() {
+    let text =
+        "**A promise.** With `words`.\n\nShown by: `a.rs`: `one`, `two`; `b.rs`:\n`three` (in `make soak`)\n\n`four`";
+    assert_eq!(shown(text), [("a.rs", "one"), ("a.rs", "two"), ("b.rs", "three")]);
 }
 
 #[test]

@@ -34,6 +34,30 @@ fn what_another_program_writes_meanwhile_goes_along_with_the_next_commit() {
     written_while_open("WAL");
 }
 
+/// What another program wrote and the bucket does not hold must not hold up the rollback of a commit that the store refused.
+#[test]
+fn reads_go_on_without_the_store_after_another_program_has_written() {
+    for mode in ["DELETE", "PERSIST", "MEMORY", "WAL"] {
+        let mut world = World::new("foreign-outage");
+        // The proof of the bucket may take longer than what is to fail below.
+        world.open(Host::Newest).sql("CREATE TABLE t(v)");
+        world.set("LIBSQL_BOTTOMLESS_TIMEOUT", 1);
+        let mut session = world.open(Host::Newest);
+        session.sql(&format!("PRAGMA journal_mode = {mode}"));
+        session.sql("INSERT INTO t VALUES('ours')");
+        stock(&world, "INSERT INTO t VALUES('theirs');");
+        world.proxy.refuse();
+        session.sql_fails("INSERT INTO t VALUES('refused')");
+        assert_eq!(session.sql("SELECT v FROM t"), [["ours"], ["theirs"]], "{mode}");
+        let output = shell::run_stock(&world, &format!(".open {}\nSELECT v FROM t;", world.id()));
+        assert_eq!(shell::text(&output), "ours\ntheirs\n", "{mode}: and for the stock shell");
+        world.proxy.heal();
+        session.sql("INSERT INTO t VALUES('ours again')");
+        assert_eq!(session.sql("SELECT v FROM t"), [["ours"], ["theirs"], ["ours again"]], "{mode}");
+        world.assert_restores_equal(&mut session);
+    }
+}
+
 #[test]
 fn our_own_connections_are_not_taken_for_another_program() {
     let world = World::new("ours");
