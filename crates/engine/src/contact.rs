@@ -42,9 +42,11 @@ impl Contact {
 pub(crate) struct Contacts {
     /// The last transaction that was in the bucket, and when that was asked.
     last: Option<(Txid, Contact)>,
+    /// When the last listing was asked for, which tells of changed settings.
+    listed: Option<Contact>,
     settings: Settings,
-    /// Of the object that holds the settings; None where there is none.
-    settings_e_tag: Option<String>,
+    /// The ETag of the object that holds the settings, if the store names one; None where there is no object.
+    settings_object: Option<Option<String>>,
 }
 
 impl Contacts {
@@ -56,17 +58,33 @@ impl Contacts {
     /// True if a transaction id must not be claimed without asking: what is known is too old, or says that it was taken. (One
     /// that was there and is not any more was compacted and deleted.)
     pub(crate) fn forbid(&self, txid: Txid) -> bool {
-        self.last.is_none_or(|(last, sent)| last >= txid || sent.age() > self.settings.fence_window / 2)
+        let is_old = |sent: Contact| sent.age() > self.settings.fence_window / 2;
+        self.last.is_none_or(|(last, sent)| last >= txid || is_old(sent)) || self.listed.is_none_or(is_old)
+    }
+
+    /// As [`Contacts::heard`], from a listing.
+    pub(crate) fn listed(&mut self, last: Txid, sent: Contact) {
+        self.heard(last, sent);
+        self.listed = Some(sent);
+    }
+
+    /// Times of the store that differ by less prove nothing: its machines' clocks may differ.
+    pub(crate) fn clock_margin(&self) -> Duration {
+        (self.settings.fence_window / 4).min(Duration::from_secs(15 * 60))
     }
 
     /// True if the object that holds the settings was read before, or there is none, as then.
     pub(crate) fn know_settings(&self, e_tag: Option<&str>, exists: bool) -> bool {
-        if exists { e_tag.is_some() && e_tag == self.settings_e_tag.as_deref() } else { self.settings_e_tag.is_none() }
+        match &self.settings_object {
+            Some(known) => exists && e_tag.is_some() && e_tag == known.as_deref(),
+            None => !exists,
+        }
     }
 
-    pub(crate) fn learn(&mut self, settings: Settings, e_tag: Option<String>) {
+    /// The settings are these; `object` is None where there is no object that holds them, else its ETag.
+    pub(crate) fn learn(&mut self, settings: Settings, object: Option<Option<String>>) {
         self.settings = settings;
-        self.settings_e_tag = e_tag;
+        self.settings_object = object;
     }
 }
 
@@ -79,7 +97,7 @@ mod tests {
         let (last, next) = (Txid::new(7), Txid::new(8));
         let mut contacts = Contacts::default();
         assert!(contacts.forbid(next), "never heard of");
-        contacts.heard(last, Contact::now());
+        contacts.listed(last, Contact::now());
         assert!(!contacts.forbid(next));
         assert!(contacts.forbid(last), "it was there");
         let ago = |seconds| Duration::from_secs(seconds);
@@ -89,7 +107,7 @@ mod tests {
         let frozen = Contact { wall: now.wall - ago(3), ..now };
         for contact in [slept, frozen] {
             contacts.learn(Settings { fence_window: ago(4) }, None);
-            contacts.heard(last, contact);
+            contacts.listed(last, contact);
             assert!(contacts.forbid(next));
             contacts.learn(Settings { fence_window: ago(60) }, None);
             assert!(!contacts.forbid(next));
@@ -97,14 +115,27 @@ mod tests {
     }
 
     #[test]
+    fn a_writer_that_never_lists_asks_for_the_settings_at_times() {
+        let mut contacts = Contacts::default();
+        contacts.learn(Settings { fence_window: Duration::from_secs(4) }, None);
+        let now = Contact::now();
+        let ago = Contact { since_boot: now.since_boot.saturating_sub(Duration::from_secs(3)), ..now };
+        contacts.listed(Txid::new(7), ago);
+        contacts.heard(Txid::new(8), now);
+        assert!(contacts.forbid(Txid::new(9)));
+    }
+
+    #[test]
     fn settings_are_read_again_when_they_change() {
         let mut contacts = Contacts::default();
         assert!(contacts.know_settings(None, false));
         assert!(!contacts.know_settings(Some("a"), true));
-        contacts.learn(Settings::default(), Some("a".into()));
+        contacts.learn(Settings::default(), Some(Some("a".into())));
         assert!(contacts.know_settings(Some("a"), true));
         assert!(!contacts.know_settings(Some("b"), true));
         assert!(!contacts.know_settings(None, true), "a store that names no ETag is asked each time");
         assert!(!contacts.know_settings(None, false));
+        contacts.learn(Settings::default(), Some(None));
+        assert!(!contacts.know_settings(None, false), "taken away, in a store that names no ETag");
     }
 }

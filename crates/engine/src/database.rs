@@ -206,9 +206,9 @@ impl Database {
         let e_tag = object.and_then(|object| object.e_tag.clone());
         if !self.contacts().know_settings(e_tag.as_deref(), object.is_some()) {
             let settings = self.within(timeout, self.history.settings(listing))?;
-            self.contacts().learn(settings, e_tag);
+            self.contacts().learn(settings, object.map(|_| e_tag));
         }
-        self.contacts().heard(listing.last_txid(), sent);
+        self.contacts().listed(listing.last_txid(), sent);
         Ok(())
     }
 
@@ -242,8 +242,8 @@ impl Database {
     /// The bucket has gone on without us.
     pub(crate) fn taken_over(&self, last: Txid) -> Error {
         let text = format!(
-            "{}: another writer has taken over: {}/{} is at transaction {last}, which is not ours. This transaction was rolled \
-             back, and no other will be accepted; close all connections to the database and open it again to catch up",
+            "{}: another writer has taken over: {}/{} is at transaction {last}, and not by what this machine \
+             knows. This transaction was rolled back, and no other will be accepted; close all connections to the database and open it again to catch up",
             self.name(),
             self.bucket().location(),
             self.config.database_id,

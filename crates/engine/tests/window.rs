@@ -235,7 +235,7 @@ fn commit_soon(session: &mut Session) {
 #[test]
 fn an_orphan_that_arrives_late_is_removed_at_the_next_open() {
     in_parallel(&Meanwhile::all(), |meanwhile| {
-        let (mut a, mut b) = two(None, HASTY, 6);
+        let (mut a, mut b) = two(Some(PASSED), HASTY, 6);
         a.store.hold_late();
         a.store.fail(Plan::From(a.store.next_request(), Fault::Late));
         let told = a.transaction(Edit::Overwrite, End::Commit);

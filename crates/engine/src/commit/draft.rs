@@ -33,6 +33,18 @@ pub(super) struct Base {
     pub(super) recount: bool,
 }
 
+impl Base {
+    /// The record's position.
+    pub(super) fn of(record: &Record, change: &Change<'_>) -> Self {
+        Self {
+            position: record.position,
+            forced: RoaringBitmap::new(),
+            all: record.owes_all || record.page_size != Some(change.page_size),
+            recount: false,
+        }
+    }
+}
+
 /// An object that is ready to be sent.
 pub(super) struct Draft {
     pub(super) header: Header,

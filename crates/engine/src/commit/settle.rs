@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::state::{Intent, Record};
 
 /// An attempt may find that an earlier one has arrived after all; each such find moves on by one transaction.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 6;
 
 impl Database {
     /// True if the change puts back what was there: the playback of a journal writes pages too. It must not need the
@@ -46,14 +46,11 @@ impl Database {
         self.refuse_if_fenced()?;
         let deadline = Instant::now() + self.config().timeout;
         let mut record = self.record()?;
-        let mut base = Base {
-            position: record.position,
-            forced: RoaringBitmap::new(),
-            all: record.owes_all || record.page_size != Some(change.page_size),
-            recount: false,
-        };
+        let mut base = Base::of(&record, change);
+        // What the next transaction stands on was looked at just now, however short the fence window is.
+        let mut is_sure = false;
         if let Some(intent) = record.intent {
-            base = self.settle(&record, &intent, base, deadline)?;
+            (base, is_sure) = self.settle(&record, &intent, base, deadline)?;
             reach(Point::CommitSettled);
         }
         for _ in 0..ROUNDS {
@@ -67,11 +64,23 @@ impl Database {
             };
             reach(Point::CommitDrafted);
             // Not before: what changes nothing must not need the network.
-            self.validate_before(draft.position.txid, left(deadline))?;
+            if !is_sure && self.must_ask(draft.position.txid) {
+                if let Some(intent) = record.intent.filter(|_| base.position.txid > record.position.txid) {
+                    // What it stands on was seen too long ago to be sure of it.
+                    (base, is_sure) = self.settle(&record, &intent, Base::of(&record, change), deadline)?;
+                    continue;
+                }
+                self.validate_before(draft.position.txid, left(deadline))?;
+            }
             self.prove(&mut record, left(deadline))?;
             reach(Point::CommitProven);
-            let intent =
-                Intent { txid: draft.position.txid, writer, file_checksum: draft.file_checksum, refused: false };
+            let intent = Intent {
+                txid: draft.position.txid,
+                writer,
+                file_checksum: draft.file_checksum,
+                after: draft.position.checksum,
+                refused: false,
+            };
             let before = record.intent.replace(intent);
             self.write_record(&record)?;
             reach(Point::CommitIntended);
@@ -80,9 +89,14 @@ impl Database {
             match published {
                 Published::Done { e_tag } => {
                     reach(Point::CommitLanded);
-                    if let Err(error) = self.validate_after(&draft, sent, left(deadline)) {
+                    if let Err(error) = self.validate_after(&draft, sent, deadline) {
                         self.refuse_intent().map_err(|e| self.state_error(&e))?;
-                        return Err(error);
+                        let is_known = error.kind() == ErrorKind::Fenced;
+                        return Err(if is_known {
+                            error
+                        } else {
+                            self.rolled_back(error).context("the outcome is not known")
+                        });
                     }
                     if record.page_size.is_some_and(|old| old != change.page_size) {
                         self.also_as_snapshot(&draft, left(deadline));
@@ -101,6 +115,7 @@ impl Database {
                     record.intent = record.intent.map(|intent| Intent { refused: true, ..intent });
                     self.write_record(&record)?;
                     base = self.base_on(&header, base, deadline)?;
+                    is_sure = false;
                 }
                 Published::Fenced(header) => return Err(self.fence(&header)),
                 Published::Refused(error) => {
@@ -123,13 +138,14 @@ impl Database {
         Err(self.rolled_back(Error::new(ErrorKind::Unavailable, text)))
     }
 
-    /// Finds out what became of a commit whose outcome is open.
-    fn settle(&self, record: &Record, intent: &Intent, base: Base, deadline: Instant) -> Result<Base> {
+    /// Finds out what became of a commit whose outcome is open; and whether what that says needs no look at the listing
+    /// any more.
+    fn settle(&self, record: &Record, intent: &Intent, base: Base, deadline: Instant) -> Result<(Base, bool)> {
         let mut base = base;
-        let seen = self.validate_unsettled(record, left(deadline))?;
+        let seen = self.validate_unsettled(record, deadline)?;
         if let Some(Unsettled::Merged(header)) = &seen {
             // Which pages it touched is not known any more.
-            return Ok(Base { position: end_of(header), all: true, recount: true, ..base });
+            return Ok((Base { position: end_of(header), all: true, recount: true, ..base }, true));
         }
         // An intent further ahead stands on transactions of ours that are known to have landed.
         while base.position.txid.next() < intent.txid {
@@ -139,8 +155,12 @@ impl Database {
             base = self.base_on(&header, base, deadline)?;
         }
         if intent.txid <= record.position.txid {
-            return Ok(base);
+            return Ok((base, false));
         }
+        let listed = match &seen {
+            Some(Unsettled::Log(ends)) => Some(ends.header.max_txid),
+            _ => None,
+        };
         let found = match seen {
             // Looked at already; another object of ours may come into its place at any time.
             Some(Unsettled::Log(ends)) if ends.header.max_txid == intent.txid => whose(ends, intent.writer),
@@ -148,10 +168,12 @@ impl Database {
         };
         match found {
             // It may still arrive; the create of the same transaction id decides.
-            Found::Nothing => Ok(base),
-            Found::Ours { header, .. } => self.base_on(&header, base, deadline),
-            Found::Others(header) => Err(self.fence(&header)),
+            Found::Nothing => {}
+            Found::Ours { header, .. } => base = self.base_on(&header, base, deadline)?,
+            Found::Others(header) => return Err(self.fence(&header)),
         }
+        let is_sure = listed == Some(base.position.txid);
+        Ok((base, is_sure))
     }
 
     /// The next transaction stands on one of ours that SQLite has not committed, or not surely: it carries all pages
@@ -223,6 +245,6 @@ fn end_of(header: &Header) -> Position {
     Position { txid: header.max_txid, checksum }
 }
 
-fn left(deadline: Instant) -> Duration {
+pub(super) fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }

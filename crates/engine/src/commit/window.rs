@@ -13,11 +13,15 @@ use bottomless_ltx::{Header, Txid, WriterId};
 
 use super::draft::Draft;
 use super::publish::find_ends;
+use super::settle::left;
 use crate::config::Fencing;
 use crate::contact::Contact;
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::Record;
+
+/// The commit has failed by then: it must not wait for long.
+const LONGEST_REMOVAL: Duration = Duration::from_secs(5);
 
 /// What a listing says of an object of ours in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,14 +47,12 @@ pub(super) enum Unsettled {
 impl Database {
     /// Before an open outcome is settled: where the bucket is, if what is known is too old for claiming what follows the
     /// record's position. `None`: nothing was asked, or nothing is there behind the position.
-    pub(super) fn validate_unsettled(&self, record: &Record, left: Duration) -> Result<Option<Unsettled>> {
+    pub(super) fn validate_unsettled(&self, record: &Record, deadline: Instant) -> Result<Option<Unsettled>> {
         let position = record.position.txid;
         if self.config().fencing == Fencing::Off || !self.contacts().forbid(position.next()) {
             return Ok(None);
         }
-        let asked = Instant::now();
-        let listing = self.list_from(position, left)?;
-        let left = left.saturating_sub(asked.elapsed());
+        let listing = self.list_from(position, left(deadline))?;
         let last = listing.last_txid();
         if last < position {
             return Err(self.cut_off(last, position));
@@ -62,29 +64,34 @@ impl Database {
             return Err(self.taken_over(last));
         };
         let Some(entry) = in_log(&listing, last) else {
-            return match self.merged_of_ours(&listing, last, intent.writer)? {
+            // What an intent stands on is known to be ours, whoever merged it.
+            let writer = Some(intent.writer).filter(|_| last == intent.txid);
+            return match self.merged_by(&listing, last, writer, deadline)? {
                 Some(header) => Ok(Some(Unsettled::Merged(header))),
                 None => Err(self.taken_over(last)),
             };
         };
-        let ends = self.within(left, find_ends(self.history(), entry.name))?;
+        let ends = self.within(left(deadline), find_ends(self.history(), entry.name))?;
         // The very object that was listed, not one that came into its place since.
         let ends = ends.filter(|ends| entry.e_tag.is_none() || ends.e_tag.is_none() || entry.e_tag == ends.e_tag);
         let Some(ends) = ends else {
             return Err(self.taken_over(last));
         };
         // Whose it is, settling finds out.
-        match self.standing(&listing, &ends.header)? {
+        match self.standing(&listing, &ends.header, deadline)? {
             Standing::Stands => Ok(Some(Unsettled::Log(ends))),
             Standing::Lost | Standing::Unclear => Err(self.taken_over(last)),
         }
     }
 
-    /// Before a PUT: makes sure that the bucket still ends before this transaction id, if what is known is too old.
+    /// True if this transaction id must not be claimed by what is known.
+    pub(super) fn must_ask(&self, txid: Txid) -> bool {
+        self.config().fencing == Fencing::On && self.contacts().forbid(txid)
+    }
+
+    /// Before a PUT that follows the record's position: makes sure that the bucket still ends there. (An object that is
+    /// not settled may be no part of the history though it is the last: [`Database::validate_unsettled`] finds out.)
     pub(super) fn validate_before(&self, txid: Txid, left: Duration) -> Result<()> {
-        if self.config().fencing == Fencing::Off || !self.contacts().forbid(txid) {
-            return Ok(());
-        }
         let before = txid.prev();
         let last = self.list_from(before, left)?.last_txid();
         match last.cmp(&before) {
@@ -96,21 +103,20 @@ impl Database {
 
     /// After a PUT: if what is known was too old by then, finds out whether the object that was created is a part of the
     /// history. If it is not, it is removed.
-    pub(super) fn validate_after(&self, draft: &Draft, sent: Contact, left: Duration) -> Result<()> {
+    pub(super) fn validate_after(&self, draft: &Draft, sent: Contact, deadline: Instant) -> Result<()> {
         let txid = draft.position.txid;
-        if self.config().fencing == Fencing::Off {
-            return Ok(());
-        }
-        if !self.contacts().forbid(txid) {
+        if !self.must_ask(txid) {
             self.contacts().heard(txid, sent);
             return Ok(());
         }
-        let listing = self.list_from(txid.prev(), left)?;
+        // Who was frozen has no time left, and yet must know.
+        let deadline = deadline.max(Instant::now() + self.config().timeout / 4);
+        let listing = self.list_from(txid.prev(), left(deadline))?;
         let last = listing.last_txid();
         if in_log(&listing, txid).is_none() {
             return Err(self.taken_over(last));
         }
-        match self.standing(&listing, &draft.header)? {
+        match self.standing(&listing, &draft.header, deadline)? {
             Standing::Stands => {
                 if last > txid {
                     // Acknowledged, and behind: what follows must be caught up with before anything else is claimed.
@@ -127,7 +133,7 @@ impl Database {
     }
 
     /// What becomes of `ours`, an object of the log that is in the listing.
-    pub(crate) fn standing(&self, listing: &Listing, ours: &Header) -> Result<Standing> {
+    pub(crate) fn standing(&self, listing: &Listing, ours: &Header, deadline: Instant) -> Result<Standing> {
         let txid = ours.max_txid;
         let covering: Vec<&Entry> = listing.entries().iter().filter(|entry| merges(entry, txid)).collect();
         if covering.is_empty() {
@@ -137,7 +143,7 @@ impl Database {
         let mut stands = false;
         for entry in covering.iter().filter(|entry| entry.name.max == txid) {
             // A merged object bears the writer of its last transaction.
-            match self.header_of(entry)? {
+            match self.header_of(entry, deadline)? {
                 Some(merged) if merged.writer == ours.writer && after(&merged) == after(ours) => stands = true,
                 Some(_) => return Ok(Standing::Lost),
                 None => {}
@@ -147,20 +153,29 @@ impl Database {
             return Ok(Standing::Stands);
         }
         let created = in_log(listing, txid).map(|entry| entry.modified);
-        // What was merged before ours was created is not ours.
-        if covering.iter().any(|entry| created.is_some_and(|created| entry.modified < created)) {
+        // What was merged before ours was created is not ours. The times may be those of several machines of the store.
+        let margin = self.contacts().clock_margin();
+        let is_older = |entry: &&Entry| created.is_some_and(|created| entry.modified + margin < created);
+        if covering.iter().any(is_older) {
             return Ok(Standing::Lost);
         }
-        let next = in_log(listing, txid.next()).map(|entry| self.header_of(entry)).transpose()?.flatten();
+        let next = in_log(listing, txid.next()).map(|entry| self.header_of(entry, deadline)).transpose()?.flatten();
         let before = next.and_then(|header| header.database).map(|database| database.before);
         // The same checksum would prove nothing: equal content is not the same transaction.
         Ok(if before.is_some() && before != after(ours) { Standing::Lost } else { Standing::Unclear })
     }
 
-    /// The header of an object that ends with this transaction, if it was this writer's.
-    pub(crate) fn merged_of_ours(&self, listing: &Listing, txid: Txid, writer: WriterId) -> Result<Option<Header>> {
+    /// The header of a merged object that ends with this transaction, if it was this writer's; of any writer without one.
+    pub(crate) fn merged_by(
+        &self,
+        listing: &Listing,
+        txid: Txid,
+        writer: Option<WriterId>,
+        deadline: Instant,
+    ) -> Result<Option<Header>> {
         for entry in listing.entries().iter().filter(|entry| merges(entry, txid) && entry.name.max == txid) {
-            let header = self.header_of(entry)?.filter(|header| header.writer == writer);
+            let header = self.header_of(entry, deadline)?;
+            let header = header.filter(|header| writer.is_none_or(|writer| header.writer == writer));
             if header.is_some() {
                 return Ok(header);
             }
@@ -173,8 +188,8 @@ impl Database {
         self.list_within(Some(txid.prev()).filter(|txid| *txid > Txid::ZERO), left)
     }
 
-    fn header_of(&self, entry: &Entry) -> Result<Option<Header>> {
-        let ends = self.within(self.config().timeout, find_ends(self.history(), entry.name))?;
+    fn header_of(&self, entry: &Entry, deadline: Instant) -> Result<Option<Header>> {
+        let ends = self.within(left(deadline), find_ends(self.history(), entry.name))?;
         Ok(ends.map(|ends| ends.header))
     }
 
@@ -182,7 +197,7 @@ impl Database {
     pub(crate) fn remove_orphan(&self, txid: Txid) {
         let key = ObjectName::log(txid).key(self.history().id());
         let delete = async { Ok(self.bucket().delete(&key).await?) };
-        match self.within(self.config().timeout, delete) {
+        match self.within(self.config().timeout.min(LONGEST_REMOVAL), delete) {
             Ok(()) => tracing::warn!(
                 database = %self.name(),
                 key,

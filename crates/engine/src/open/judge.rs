@@ -4,6 +4,7 @@ use bottomless_history::{HistoryError, Listing, ObjectName};
 use bottomless_ltx::{Checksum, Header, PageNumber, PageSize, Position, Txid};
 use bottomless_points::{Point, reach};
 use roaring::RoaringBitmap;
+use std::time::Instant;
 
 use crate::commit::publish::find_ends;
 use crate::commit::window::Standing;
@@ -334,21 +335,25 @@ impl Database {
             return Ok(Landed::Nothing);
         };
         let ends = self.within(self.config().timeout, find_ends(self.history(), ObjectName::log(intent.txid)))?;
+        let deadline = Instant::now() + self.config().timeout;
         let (header, is_last_try) = match ends.filter(|ends| ends.header.writer == intent.writer) {
-            Some(ends) => match self.standing(listing, &ends.header)? {
-                // Of several tries to write a transaction, all but the last were reported as failed.
+            Some(ends) => match self.standing(listing, &ends.header, deadline)? {
                 Standing::Stands => (ends.header, ends.trailer.file_checksum == intent.file_checksum),
                 Standing::Lost => return Ok(Landed::Orphan(intent.txid)),
                 Standing::Unclear => return Ok(Landed::Nothing),
             },
             // Compacted since, and deleted.
-            None => match self.merged_of_ours(listing, intent.txid, intent.writer)? {
-                Some(header) => (header, true),
+            None => match self.merged_by(listing, intent.txid, Some(intent.writer), deadline)? {
+                Some(header) => {
+                    let is_last_try = header.database.is_some_and(|database| database.after == intent.after);
+                    (header, is_last_try)
+                }
                 None => return Ok(Landed::Nothing),
             },
         };
-        // After a crash of the operating system the record may be older than an acknowledged try.
-        let refused = (intent.refused || !is_last_try) && !self.is_other_boot()?;
+        // Of several tries to write a transaction, all but the last were reported as failed. After a crash of the operating
+        // system the record may be older than a try that was acknowledged.
+        let refused = if is_last_try { intent.refused } else { !self.is_other_boot()? };
         Ok(Landed::Ours(Found { header, refused }))
     }
 

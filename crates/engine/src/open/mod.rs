@@ -89,8 +89,13 @@ impl Database {
             // While this waits, the bucket goes on.
             None => (Turn::take(self.path()).map_err(disk)?, None),
         };
-        if !self.state().try_lock_exclusive().map_err(disk)? {
-            // Another process has it open; one that is alone may be catching up, which this waits for.
+        let mut alone = self.state().try_lock_exclusive().map_err(disk)?;
+        if !alone {
+            // Another process has it open; or had, and is closing it; or is alone and catches up: this waits for both.
+            self.state().lock_shared().map_err(disk)?;
+            alone = self.state().try_lock_exclusive().map_err(disk)?;
+        }
+        if !alone {
             self.state().lock_shared().map_err(disk)?;
             drop(turn);
             return self.join_others(host, early);

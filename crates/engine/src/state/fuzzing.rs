@@ -150,7 +150,8 @@ fn record(input: &mut Unstructured<'_>) -> Result<Record> {
     let e_tag = input.arbitrary::<Option<&str>>()?.map(|tag| tag.chars().take(LONGEST_E_TAG / 4).collect::<String>());
     let intent = if input.arbitrary()? {
         let (txid, writer) = (Txid::new(input.arbitrary()?), WriterId(input.arbitrary()?));
-        Some(Intent { txid, writer, file_checksum: checksum(input)?, refused: input.arbitrary()? })
+        let (file_checksum, after) = (checksum(input)?, checksum(input)?);
+        Some(Intent { txid, writer, file_checksum, after, refused: input.arbitrary()? })
     } else {
         None
     };

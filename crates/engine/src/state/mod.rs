@@ -171,6 +171,7 @@ mod tests {
                 txid: Txid::new(13),
                 writer: WriterId(5),
                 file_checksum: Checksum::from_crc(6),
+                after: Checksum::from_crc(7),
                 refused: true,
             }),
         }

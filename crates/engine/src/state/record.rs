@@ -5,7 +5,7 @@ use bottomless_ltx::{Checksum, PageSize, Position, Txid, WriterId};
 use super::{BLOCK, Block};
 
 pub(super) const MAGIC: [u8; 8] = *b"BTMLOCAL";
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 pub(super) const LONGEST_E_TAG: usize = 96;
 
 const PROVEN: u32 = 1;
@@ -23,6 +23,8 @@ pub(crate) struct Intent {
     /// Drawn for this transaction id, and kept for all tries to write it until it is settled.
     pub(crate) writer: WriterId,
     pub(crate) file_checksum: Checksum,
+    /// Of the database after it.
+    pub(crate) after: Checksum,
     /// The program was told that the commit failed: the bucket must settle on a state without it.
     pub(crate) refused: bool,
 }
@@ -147,11 +149,13 @@ impl Record {
             txid: Txid::ZERO,
             writer: WriterId(0),
             file_checksum: Checksum::EMPTY,
+            after: Checksum::EMPTY,
             refused: false,
         });
         put(&intent.txid.get().to_le_bytes());
         put(&intent.writer.0.to_le_bytes());
         put(&intent.file_checksum.get().to_le_bytes());
+        put(&intent.after.get().to_le_bytes());
         let wal = self.wal.unwrap_or(WalEnd::EMPTY);
         for number in [wal.salts[0], wal.salts[1], wal.frames, self.change_counter] {
             put(&number.to_le_bytes());
@@ -182,6 +186,7 @@ impl Record {
             txid: Txid::new(number()?),
             writer: WriterId(number()?),
             file_checksum: Checksum::new(number()?)?,
+            after: Checksum::new(number()?)?,
             refused: flags & INTENT_REFUSED != 0,
         };
         let mut number = || take(&mut rest).map(u32::from_le_bytes);
