@@ -6,14 +6,15 @@ use crate::{Entry, Level, Listing, Plan, PlanError};
 use bottomless_ltx::Txid;
 
 impl Listing {
-    /// Whether an object of the log is younger than another that has its transaction merged: merged is only what the log
-    /// holds, so it can't be what was merged. (Unless objects were copied or brought back since.)
+    /// Whether an object of the log is no older than another that has its transaction merged (a store may count in whole
+    /// seconds): merged is only what the log holds, so it may not be what was merged. (Objects may also have been copied or
+    /// brought back since.)
     pub(crate) fn is_late(&self, entry: &Entry) -> bool {
         let txid = entry.name.max;
         let merges =
             |other: &&Entry| other.name.level != Level::LOG && other.name.min <= txid && txid <= other.name.max;
         entry.name.level == Level::LOG
-            && self.entries().iter().filter(merges).any(|other| other.modified < entry.modified)
+            && self.entries().iter().filter(merges).any(|other| other.modified <= entry.modified)
     }
 
     /// The cheapest plan, and before it, if that one needs late objects, the cheapest without any.

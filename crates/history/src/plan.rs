@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use bottomless_ltx::Txid;
 
-use crate::{DatabaseId, Entry, Level, Listing};
+use crate::{DatabaseId, Entry, Listing};
 
 /// What a request costs beside its bytes, in bytes: so that one object of a compacted run is preferred to the many
 /// small ones of the log.
@@ -118,14 +118,8 @@ impl Listing {
         if up_to < from {
             return Err(PlanError::Backwards { from, up_to });
         }
-        let leads = |ways: &[Way]| ways.last().map_or(from, |way| way.to);
-        // A log object whose transaction is merged may be no part of the history: one that was created when the true one
-        // was deleted already. So it counts only where nothing else leads there.
-        let mut ways = self.ways(from, up_to, |entry| !self.is_merged(entry));
-        if leads(&ways) != up_to {
-            ways = self.ways(from, up_to, |_| true);
-        }
-        let reached = leads(&ways);
+        let ways = self.ways(from, up_to);
+        let reached = ways.last().map_or(from, |way| way.to);
         if reached != up_to {
             return Err(self.no_way(from, reached, up_to));
         }
@@ -139,16 +133,9 @@ impl Listing {
         Ok(Plan { id, from, up_to, objects })
     }
 
-    /// True for an object of the log whose transaction a merged object holds too.
-    pub(crate) fn is_merged(&self, entry: &Entry) -> bool {
-        let txid = entry.name.max;
-        let merged = self.entries().get(self.log().len()..).unwrap_or_default();
-        entry.name.level == Level::LOG && merged.iter().any(|other| other.name.min <= txid && txid <= other.name.max)
-    }
-
-    /// All positions that can be reached, in ascending order, each with the cheapest way over what counts.
-    fn ways(&self, from: Txid, up_to: Txid, counts: impl Fn(&Entry) -> bool) -> Vec<Way> {
-        let useful = |entry: &&Entry| entry.name.max > from && entry.name.max <= up_to && counts(entry);
+    /// All positions that can be reached, in ascending order, each with the cheapest way.
+    fn ways(&self, from: Txid, up_to: Txid) -> Vec<Way> {
+        let useful = |entry: &&Entry| entry.name.max > from && entry.name.max <= up_to;
         let mut steps: Vec<(usize, &Entry)> = self.entries().iter().enumerate().filter(|(_, e)| useful(e)).collect();
         steps.sort_by_key(|(_, entry)| entry.name.max);
 
@@ -176,7 +163,7 @@ impl Listing {
 
     /// The transactions that nothing leads over from `from` towards `up_to`, and the last position that can be reached.
     pub(crate) fn reach(&self, from: Txid, up_to: Txid) -> (RangeInclusive<Txid>, Txid) {
-        let reached = self.ways(from, up_to, |_| true).last().map_or(from, |way| way.to);
+        let reached = self.ways(from, up_to).last().map_or(from, |way| way.to);
         let first = reached.next();
         let beyond = self.entries().iter().map(|entry| entry.name.min).filter(|&min| min > first && min <= up_to);
         (first..=beyond.min().map_or(up_to, Txid::prev), reached)
@@ -185,7 +172,7 @@ impl Listing {
     /// Why nothing leads from `reached`, the furthest position there is, to `up_to`.
     fn no_way(&self, from: Txid, reached: Txid, up_to: Txid) -> PlanError {
         let id = self.id().clone();
-        let beyond = self.ways(from, self.last_txid(), |_| true);
+        let beyond = self.ways(from, self.last_txid());
         if let Some(way) = beyond.iter().find(|way| way.to > up_to) {
             return PlanError::Merged { id, up_to, before: reached, after: way.to };
         }

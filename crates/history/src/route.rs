@@ -390,13 +390,6 @@ impl History {
                 }
                 header => Some(header?),
             };
-            if let Some(header) = &header
-                && !follows
-                && listing.is_merged(entry)
-                && self.is_orphan(header, last).await?
-            {
-                continue;
-            }
             match header.and_then(|header| header.database) {
                 Some(database) => {
                     let need = if follows { database.before } else { database.after };
@@ -407,17 +400,6 @@ impl History {
             }
         }
         Ok(None)
-    }
-
-    /// True if an object of the log is not the transaction that a merged object of ours ends with: it was created when
-    /// that one was deleted already.
-    async fn is_orphan(&self, log: &Header, merged: &Entry) -> Result<bool, HistoryError> {
-        let merged = match self.header_of(merged).await {
-            Err(error) if error.is_vanished() || matches!(error, HistoryError::Damaged { .. }) => return Ok(false),
-            header => header?,
-        };
-        // Other programs' merged objects don't say whose transactions they hold.
-        Ok(merged.database.is_some() && merged.writer != log.writer)
     }
 
     /// The header of an object that was listed. Services refuse to send a part of an empty one.
