@@ -8,6 +8,7 @@ import sqlite3
 import sys
 
 connections = {}
+cursors = {}
 
 
 def statements(sql):
@@ -42,6 +43,12 @@ def execute(command):
                 cursor = connections[command["conn"]].execute(statement)
                 rows += [[value(v) for v in row] for row in cursor.fetchall()]
         return rows
+    elif op == "cursor":
+        # A statement that stays open behind its first row, until "fetch" takes the others.
+        cursors[command["conn"]] = connections[command["conn"]].execute(command["sql"])
+        return [[value(v) for v in cursors[command["conn"]].fetchone()]]
+    elif op == "fetch":
+        return [[value(v) for v in row] for row in cursors.pop(command["conn"]).fetchall()]
     elif op == "close":
         connections.pop(command["conn"]).close()
     elif op == "backup":

@@ -223,6 +223,22 @@ impl Session {
             .map(|_| ())
     }
 
+    /// Opens a statement and takes its first row; [`Session::fetch`] takes the others. For [`Host::Python`].
+    ///
+    /// # Errors
+    /// What SQLite said.
+    pub fn cursor(&mut self, connection: u32, sql: &str) -> Result<Rows, SqlError> {
+        self.call(json!({"op": "cursor", "conn": connection, "sql": sql}))
+    }
+
+    /// The other rows of [`Session::cursor`].
+    ///
+    /// # Errors
+    /// What SQLite said.
+    pub fn fetch(&mut self, connection: u32) -> Result<Rows, SqlError> {
+        self.call(json!({"op": "fetch", "conn": connection}))
+    }
+
     /// Sends a command without waiting; [`Session::answer`] takes the answer.
     ///
     /// # Panics
@@ -313,6 +329,16 @@ impl Session {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Waits until it has ended by itself; the exit status, None if a signal has ended it.
+    ///
+    /// # Panics
+    /// If it answers, or stays.
+    pub fn wait(&mut self) -> Option<i32> {
+        let answer = self.answers.recv_timeout(ANSWER_DEADLINE);
+        assert_eq!(answer, Err(RecvTimeoutError::Disconnected), "it must end");
+        self.child.wait().expect("wait for the host").code()
     }
 
     /// Ends it as a program ends, and gives its exit status and what it wrote to standard error.

@@ -17,7 +17,8 @@ use crate::commit::Landed;
 use crate::config::Config;
 use crate::contact::{Contact, Contacts};
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::Process;
+use crate::open::again::Obstacle;
+use crate::process::{Process, Slot};
 use crate::state::{Mark, PageChecksums, Record, Stamp, StateFile, WalEnd};
 
 /// An open database: its history in the bucket and its local state.
@@ -45,9 +46,12 @@ impl std::fmt::Debug for Process {
 
 /// What only this process needs to know.
 #[derive(Debug, Default)]
-struct Live {
+pub(crate) struct Live {
     /// Another writer has taken over; why and what to do.
-    fenced: Option<Error>,
+    pub(crate) fenced: Option<Error>,
+    pub(crate) obstacle: Obstacle,
+    /// Catching up was cut off by a failure: the local file must not be read before its journal is played back.
+    pub(crate) half_written: bool,
     last_error: Option<String>,
 }
 
@@ -166,6 +170,11 @@ impl Database {
         self.state.path()
     }
 
+    /// Where this process finds the open database of its path.
+    pub(crate) fn slot(&self) -> Slot {
+        self.process.slot(&self.path)
+    }
+
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.process.block_on(future)
     }
@@ -216,7 +225,7 @@ impl Database {
         getrandom::u64().map_err(|e| Error::new(ErrorKind::Disk, format!("{}: no random numbers: {e}", self.name())))
     }
 
-    fn live(&self) -> MutexGuard<'_, Live> {
+    pub(crate) fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -229,50 +238,61 @@ impl Database {
         self.live().last_error.clone()
     }
 
-    /// True if another writer has taken over, so that nothing can be committed until the database is opened anew.
+    /// True if another writer has taken over, so that nothing can be committed until the database has caught up.
     #[must_use]
     pub fn is_fenced(&self) -> bool {
         self.live().fenced.is_some()
     }
 
     pub(crate) fn refuse_if_fenced(&self) -> Result<()> {
-        self.live().fenced.clone().map_or(Ok(()), Err)
+        let mut live = self.live();
+        let Some(fenced) = live.fenced.clone() else {
+            return Ok(());
+        };
+        // The program wants to write: its next transaction tries to catch up.
+        live.obstacle.retry();
+        Err(match &live.obstacle.why {
+            Some(why) => Error::new(fenced.kind(), format!("{fenced}. Not caught up yet: {why}")),
+            None => fenced,
+        })
     }
 
     /// The bucket has gone on without us.
     pub(crate) fn taken_over(&self, last: Txid) -> Error {
-        let text = format!(
-            "{}: another writer has taken over: {}/{} is at transaction {last}, and not by what this machine \
-             knows. This transaction was rolled back, and no other will be accepted; close all connections to the database and open it again to catch up",
-            self.name(),
-            self.bucket().location(),
-            self.config.database_id,
-        );
-        let error = Error::new(ErrorKind::Fenced, text);
-        self.live().fenced = Some(error.clone());
+        let error = self.fenced(format_args!("is at transaction {last}, and not by what this machine knows"));
         reach(Point::Fenced);
         error
     }
 
     /// Another's object is where ours should be.
     pub(crate) fn fence(&self, theirs: &Header) -> Error {
-        let text = format!(
-            "{}: another writer has taken over: transaction {} in {}/{} is not ours (writer {:016x}). This transaction \
-             was rolled back, and no other will be accepted; close all connections to the database and open it again \
-             to catch up",
-            self.name(),
-            theirs.max_txid,
-            self.bucket().location(),
-            self.config.database_id,
-            theirs.writer.0,
-        );
-        let error = Error::new(ErrorKind::Fenced, text);
-        self.live().fenced = Some(error.clone());
-        // Theirs may be an object that is no part of the history: opening anew finds out.
+        let error = self.fenced(format_args!(
+            "has a transaction {} that is not ours (writer {:016x})",
+            theirs.max_txid, theirs.writer.0
+        ));
+        // Theirs may be an object that is no part of the history: catching up finds out.
         if let Err(error) = self.refuse_intent() {
             tracing::warn!(%error, "the local state could not be written");
         }
         reach(Point::Fenced);
+        error
+    }
+
+    /// From here on nothing is committed. `found` is what tells so in the bucket.
+    fn fenced(&self, found: std::fmt::Arguments<'_>) -> Error {
+        let text = format!(
+            "{}: another writer has taken over: {}/{} {found}. This transaction was rolled back, and so is every other \
+             until the database has caught up with the bucket. A connection that is the only one on this machine does \
+             that at the beginning of its next transaction, unless its locking mode is EXCLUSIVE; otherwise close all \
+             connections to the database and open it again",
+            self.name(),
+            self.bucket().location(),
+            self.config.database_id,
+        );
+        let error = Error::new(ErrorKind::Fenced, text);
+        let mut live = self.live();
+        live.fenced = Some(error.clone());
+        live.obstacle = Obstacle::default();
         error
     }
 

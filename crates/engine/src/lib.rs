@@ -32,4 +32,5 @@ pub use commit::{Change, Landed, Outcome};
 pub use database::{Begun, Database, Untouched};
 pub use error::{Error, ErrorKind, Result};
 pub use local::{Host, LocalReader, Locked, MainFile, PageSource, shape};
+pub use open::again::LoneFile;
 pub use state::WalEnd;

@@ -4,9 +4,10 @@ use std::io;
 use std::path::Path;
 
 use bottomless_ltx::{Checksum, PageNumber, PageSize};
+use roaring::RoaringBitmap;
 
 use crate::error::Result;
-use crate::wal::WalReader;
+use crate::wal::{WalReader, be32};
 
 /// Content of pages, as a transaction leaves it.
 pub trait PageSource {
@@ -78,6 +79,7 @@ const PAGE_SIZE_AT: usize = 16;
 const CHANGE_COUNTER_AT: usize = 24;
 const SIZE_AT: usize = 28;
 const VERSION_VALID_FOR_AT: usize = 92;
+const FREELIST_AT: usize = 32;
 const HEADER_LENGTH: usize = 100;
 
 /// Page size and size in pages, from the first page of a database of `file_size` bytes; None if it is none.
@@ -133,6 +135,26 @@ impl<'a> LocalReader<'a> {
     #[must_use]
     pub fn size_in_pages(&self) -> u32 {
         self.size_in_pages
+    }
+
+    /// The leaves of the freelist ("The Freelist" in the SQLite file-format page): nobody reads what they hold.
+    ///
+    /// # Errors
+    /// When the files can't be read.
+    pub(crate) fn free_pages(&mut self, page_one: &[u8]) -> io::Result<RoaringBitmap> {
+        let mut free = RoaringBitmap::new();
+        let mut trunk = be32(page_one, FREELIST_AT).and_then(PageNumber::new);
+        let mut content = vec![0; self.page_size.bytes()];
+        let mut left = self.size_in_pages;
+        while let Some(page) = trunk.filter(|page| page.get() <= self.size_in_pages && left > 0) {
+            // A damaged list may be a circle.
+            left -= 1;
+            self.read_page(page, &mut content)?;
+            let leaves = be32(&content, 4).unwrap_or_default() as usize;
+            free.extend((0..leaves).map_while(|leaf| be32(&content, 8 + 4 * leaf)));
+            trunk = be32(&content, 0).and_then(PageNumber::new);
+        }
+        Ok(free)
     }
 
     /// The checksums of all pages (None for the lock page), and the database checksum.

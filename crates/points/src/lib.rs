@@ -141,6 +141,16 @@ points! {
     /// It is copied.
     CatchUpCopied "catch-up.copied"
 
+    // Catching up with the database open.
+    /// What the local file is about to lose is in a durable journal.
+    AgainJournaled "again.journaled"
+    /// A page of the main file is overwritten.
+    AgainPage "again.page"
+    /// All of the new content is written, and durably so.
+    AgainWritten "again.written"
+    /// It counts, and nothing of it is recorded.
+    AgainCommitted "again.committed"
+
     // Closing.
     /// The last connection has made the local state durable.
     CloseSynced "close.synced"

@@ -19,14 +19,24 @@ const LOCK_PAUSE_US: c_int = 5_000;
 #[derive(Debug)]
 pub(crate) struct SqliteHost {
     path: CString,
+    /// How long another connection may keep a lock.
+    patience: Duration,
     real_vfs: *mut ffi::sqlite3_vfs,
 }
+
+// SAFETY: SQLite's VFSs are used by all threads of a process.
+unsafe impl Send for SqliteHost {}
 
 impl SqliteHost {
     /// # Safety
     /// `real_vfs` is the VFS below ours.
     pub(crate) unsafe fn new(path: &Path, real_vfs: *mut ffi::sqlite3_vfs) -> Self {
-        Self { path: CString::new(path.as_os_str().as_bytes()).unwrap_or_default(), real_vfs }
+        Self { path: CString::new(path.as_os_str().as_bytes()).unwrap_or_default(), patience: LOCK_TIMEOUT, real_vfs }
+    }
+
+    /// As this, but that it waits for no lock.
+    pub(crate) fn impatient(self) -> Self {
+        Self { patience: Duration::ZERO, ..self }
     }
 
     fn connect(&self) -> Result<PlainConnection> {
@@ -34,7 +44,7 @@ impl SqliteHost {
         let name = unsafe { (*self.real_vfs).zName };
         // SAFETY: its name lives as long as it.
         let name = unsafe { CStr::from_ptr(name) };
-        let timeout = c_int::try_from(LOCK_TIMEOUT.as_millis()).unwrap_or(c_int::MAX);
+        let timeout = c_int::try_from(self.patience.as_millis()).unwrap_or(c_int::MAX);
         PlainConnection::open(&self.path, name, timeout).map_err(|error| self.error("can't be opened", error))
     }
 
@@ -61,7 +71,7 @@ impl SqliteHost {
     }
 
     fn lock_exclusive(&self, file: RealFile) -> Result<()> {
-        let deadline = Instant::now() + LOCK_TIMEOUT;
+        let deadline = Instant::now() + self.patience;
         loop {
             let levels = [ffi::SQLITE_LOCK_SHARED, ffi::SQLITE_LOCK_RESERVED, ffi::SQLITE_LOCK_EXCLUSIVE];
             let refused = levels.into_iter().map(|level| file.lock(level)).find(|code| *code != ffi::SQLITE_OK);

@@ -21,6 +21,7 @@ mod fake;
 mod guard;
 mod host;
 mod load;
+mod lone;
 mod methods;
 mod params;
 mod pragma;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use libsqlite3_sys as ffi;
 
 use crate::api;
-use crate::connection::Connection;
+use crate::connection::{self, Connection};
 use crate::guard::guard;
 use crate::pragma::{self, Answer};
 use crate::real::RealFile;
@@ -176,7 +176,20 @@ unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
 }
 
 unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, to: *mut c_void, length: c_int, offset: i64) -> c_int {
-    forward!(file.xRead(to, length, offset), ffi::SQLITE_IOERR_READ)
+    let result = forward!(file.xRead(to, length, offset), ffi::SQLITE_IOERR_READ);
+    if (length, offset) != connection::VERSION_CHECK || result != ffi::SQLITE_OK {
+        return result;
+    }
+    guard(|| {
+        // SAFETY: the file is ours and open.
+        if let Role::Main(shared) = unsafe { role_of(file) } {
+            // SAFETY: SQLite has room for that many bytes, and they are read.
+            let bytes =
+                unsafe { slice::from_raw_parts_mut(to.cast::<u8>(), usize::try_from(length).unwrap_or_default()) };
+            lock(shared).checked_version(bytes);
+        }
+        result
+    })
 }
 
 unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, from: *const c_void, length: c_int, offset: i64) -> c_int {
@@ -228,6 +241,12 @@ unsafe extern "C" fn file_size(file: *mut ffi::sqlite3_file, size: *mut i64) -> 
 
 unsafe extern "C" fn lock_file(file: *mut ffi::sqlite3_file, level: c_int) -> c_int {
     guard(|| {
+        // SAFETY: the file is ours and open.
+        if let (ffi::SQLITE_LOCK_SHARED, Role::Main(shared)) = (level, unsafe { role_of(file) })
+            && let Err(code) = lock(shared).begin_transaction()
+        {
+            return code;
+        }
         let result = forward!(file.xLock(level), ffi::SQLITE_IOERR_LOCK);
         // SAFETY: the file is ours and open.
         if let (ffi::SQLITE_OK, Role::Main(shared)) = (result, unsafe { role_of(file) }) {
@@ -367,7 +386,9 @@ unsafe extern "C" fn shm_map(
 }
 
 /// The lock of the WAL's writer (`WAL_WRITE_LOCK`) is the first.
-const WRITE_LOCK: c_int = 0;
+pub(crate) const WRITE_LOCK: c_int = 0;
+/// Those of readers (`WAL_READ_LOCK`) come behind the locks of checkpoints and of recovery.
+const READ_LOCKS: c_int = 3;
 
 unsafe extern "C" fn shm_lock(file: *mut ffi::sqlite3_file, offset: c_int, count: c_int, flags: c_int) -> c_int {
     guard(|| {
@@ -377,9 +398,18 @@ unsafe extern "C" fn shm_lock(file: *mut ffi::sqlite3_file, offset: c_int, count
         if writer && flags & ffi::SQLITE_SHM_UNLOCK != 0 {
             lock(shared).wal_unlocking();
         }
+        if offset >= READ_LOCKS
+            && flags == ffi::SQLITE_SHM_LOCK | ffi::SQLITE_SHM_SHARED
+            && let Err(code) = lock(shared).begin_wal_transaction()
+        {
+            return code;
+        }
         let result = forward!(file.xShmLock(offset, count, flags), ffi::SQLITE_IOERR_SHMLOCK);
         if writer && flags & ffi::SQLITE_SHM_LOCK != 0 && result == ffi::SQLITE_OK {
             lock(shared).wal_locked();
+        }
+        if result == ffi::SQLITE_OK {
+            lock(shared).locked_shm(offset, count, flags & ffi::SQLITE_SHM_LOCK != 0);
         }
         result
     })

@@ -3,6 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::ptr;
+use std::sync::atomic::{Ordering, fence};
 
 use bottomless_engine::{MainFile, WalEnd};
 use libsqlite3_sys as ffi;
@@ -87,14 +88,41 @@ impl RealFile {
         code == ffi::SQLITE_OK && moved != 0
     }
 
+    /// Takes or gives up a lock of the WAL index.
+    pub(crate) fn shm_lock(self, offset: c_int, count: c_int, flags: c_int) -> c_int {
+        method!(self.xShmLock(offset, count, flags))
+    }
+
+    /// Makes the WAL index invalid, as after a crash: whoever reads it next reads the WAL itself, and recovers. Call it
+    /// with the WAL's write lock.
+    pub(crate) fn forget_wal_index(self) -> c_int {
+        /// Two copies of the header, of 48 bytes each ("WAL-Index Format"); a reader wants both to be whole.
+        const WORDS: usize = 2 * 48 / 4;
+        let mut region: *mut c_void = ptr::null_mut();
+        let code = method!(self.xShmMap(0, Self::REGION, 0, &raw mut region));
+        if code != ffi::SQLITE_OK || region.is_null() {
+            return ffi::SQLITE_IOERR_SHMMAP;
+        }
+        for index in 0..WORDS {
+            // SAFETY: as in `wal_end`.
+            let field = unsafe { region.cast::<u32>().add(index) };
+            // SAFETY: as in `wal_end`. Only who has the write lock writes here.
+            unsafe { ptr::write_volatile(field, 0) };
+        }
+        fence(Ordering::SeqCst);
+        ffi::SQLITE_OK
+    }
+
+    /// Bytes of a region of the WAL index.
+    const REGION: c_int = 32 * 1024;
+
     /// Where the WAL ends, from the header of the WAL index ("WAL-Index Format" in the SQLite documentation: `mxFrame`
     /// at offset 16, in the byte order of the machine; `aSalt` at 32). None if this connection has no shared memory.
     pub(crate) fn wal_end(self) -> Option<WalEnd> {
-        const REGION: c_int = 32 * 1024;
         const MX_FRAME: usize = 16 / 4;
         const SALTS: [usize; 2] = [32 / 4, 36 / 4];
         let mut region: *mut c_void = ptr::null_mut();
-        let code = method!(self.xShmMap(0, REGION, 0, &raw mut region));
+        let code = method!(self.xShmMap(0, Self::REGION, 0, &raw mut region));
         if code != ffi::SQLITE_OK || region.is_null() {
             return None;
         }

@@ -157,7 +157,7 @@ unsafe fn open_main(
     let code = forward!(vfs.xOpen(name, shim.real_ptr(), flags, out_flags), ffi::SQLITE_CANTOPEN);
     if code == ffi::SQLITE_OK {
         let real = shim.real();
-        shim.become_main(Connection::new(database, real));
+        shim.become_main(Connection::new(database, real, host.impatient()));
     }
     code
 }

@@ -105,6 +105,8 @@ fn no_point_is_left_out() {
     for scenario in scenarios::ALL {
         killed.extend(plan(scenario.name).into_iter().map(|(point, _, _)| point));
     }
-    let left: Vec<_> = Point::ALL.iter().map(|point| point.name()).filter(|name| !killed.contains(name)).collect();
+    let left = Point::ALL.iter().map(|point| point.name()).filter(|name| !killed.contains(name));
+    // `alone.rs` kills at those of catching up with the database open.
+    let left: Vec<_> = left.filter(|name| !name.starts_with("again.")).collect();
     assert!(left.is_empty(), "no play dies at {left:?}");
 }

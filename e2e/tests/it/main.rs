@@ -1,5 +1,6 @@
 //! The whole product as a user sees it. One binary, so that all tests share one S3 server; one module a theme.
 
+mod alone;
 mod changes;
 mod clock;
 mod commit;

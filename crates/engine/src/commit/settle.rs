@@ -37,7 +37,7 @@ impl Database {
         Ok(true)
     }
 
-    fn has_wal(&self) -> bool {
+    pub(crate) fn has_wal(&self) -> bool {
         std::fs::metadata(self.wal_path()).is_ok_and(|wal| wal.len() > 0)
     }
 

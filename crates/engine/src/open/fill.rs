@@ -43,6 +43,12 @@ impl Database {
         })
     }
 
+    /// Replaces a local file whose free pages hold other content: nothing of it is lost.
+    pub(super) fn replace_free(&self, host: &dyn Host, listing: &Listing) -> Result<()> {
+        let (path, restored) = self.restore(listing, None, None)?;
+        host.with_exclusive_lock(&mut |_| self.put_in_place(&path, &restored))
+    }
+
     /// Replaces a local file that lost writes, by the bucket's end or an earlier transaction.
     pub(super) fn refill(&self, host: &dyn Host, listing: &Listing, upto: Option<Txid>) -> Result<()> {
         tracing::warn!(
@@ -104,7 +110,7 @@ impl Database {
     }
 
     /// Restores into the temporary file; from the local file on, where one is given with its position.
-    fn restore(
+    pub(super) fn restore(
         &self,
         listing: &Listing,
         base: Option<(Position, &mut dyn MainFile)>,
@@ -198,11 +204,7 @@ impl Database {
     }
 
     fn record_restored(&self, restored: &Restored, change_counter: u32) -> io::Result<()> {
-        let numbered = (1..).filter_map(PageNumber::new).zip(&restored.page_checksums);
-        let updates: Vec<_> = numbered.filter_map(|(page, sum)| sum.map(|sum| (page, sum))).collect();
-        let mut pages = self.page_checksums();
-        pages.truncate(0)?;
-        pages.update(&updates)?;
+        self.write_restored_pages(restored)?;
         reach(Point::FillPages);
         // The proof is the bucket's, whatever becomes of the local file.
         let before = self.state().read()?.filter(|record| record.identity == self.identity());
@@ -218,6 +220,14 @@ impl Database {
             ..Record::fresh(self.identity())
         })?;
         self.try_end_change(Untouched::default())
+    }
+
+    pub(super) fn write_restored_pages(&self, restored: &Restored) -> io::Result<()> {
+        let numbered = (1..).filter_map(PageNumber::new).zip(&restored.page_checksums);
+        let updates: Vec<_> = numbered.filter_map(|(page, sum)| sum.map(|sum| (page, sum))).collect();
+        let mut pages = self.page_checksums();
+        pages.truncate(0)?;
+        pages.update(&updates)
     }
 
     fn disk(&self, path: &Path, error: &io::Error) -> Error {

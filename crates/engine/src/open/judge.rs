@@ -19,10 +19,22 @@ use crate::state::{Intent, Record, WalEnd};
 use crate::wal::WalReader;
 
 /// What the local file holds.
-struct Local {
+pub(super) struct Local {
     checksums: Vec<Option<Checksum>>,
     total: Checksum,
     change_counter: u32,
+    /// Pages that the database does not use, and whose content does not matter.
+    free: RoaringBitmap,
+}
+
+impl Local {
+    pub(super) fn read(reader: &mut LocalReader<'_>) -> std::io::Result<Self> {
+        let (checksums, total) = reader.checksums()?;
+        let mut page_one = vec![0; reader.page_size().bytes()];
+        reader.read_page(PageNumber::FIRST, &mut page_one)?;
+        let free = reader.free_pages(&page_one)?;
+        Ok(Self { checksums, total, change_counter: change_counter(&page_one), free })
+    }
 }
 
 /// The object of an intent that is in the bucket and ours.
@@ -42,7 +54,7 @@ enum Landed {
 
 /// What is to be done about a local file that is not empty.
 #[derive(Debug)]
-enum Verdict {
+pub(super) enum Verdict {
     /// It is what the bucket holds, at this position.
     Same(Position),
     /// These pages were changed by a program without the extension.
@@ -53,6 +65,9 @@ enum Verdict {
     Behind(Position),
     /// It lost writes in a crash: the bucket has the whole of it, at its end or at this transaction.
     Torn(Option<Txid>),
+    /// It is at an earlier position, but for pages that it does not use: SQLite puts no content of theirs back when it
+    /// rolls a transaction back that had used them.
+    BehindButFree(Position),
     /// It is at this position, which the bucket has merged with later ones.
     Merged(Position),
     /// The bucket holds this transaction of ours, and it is no part of the history.
@@ -70,6 +85,8 @@ enum Then {
     Refill(Option<Txid>),
     /// A crash has torn the first transaction.
     StartOver,
+    /// As that, where the local file holds nothing that is not in the bucket.
+    Replace,
     /// The playback of a journal has emptied the local file.
     Empty,
     /// The bucket was changed: compare again.
@@ -128,6 +145,7 @@ impl Database {
                 return Ok(compared);
             }
             Then::CatchUp(from) => self.catch_up(host, &listing, from)?,
+            Then::Replace => self.replace_free(host, &listing)?,
             Then::Refill(upto) => self.refill(host, &listing, upto)?,
             Then::StartOver => {
                 self.start_over(host)?;
@@ -193,11 +211,7 @@ impl Database {
 
     /// Decides, and does what can be done under SQLite's write lock.
     fn bring_together(&self, known: Option<Record>, listing: &Listing, mut reader: LocalReader<'_>) -> Result<Then> {
-        let disk = |e: std::io::Error| Error::disk(self.name(), &e);
-        let (checksums, total) = reader.checksums().map_err(disk)?;
-        let mut page_one = vec![0; reader.page_size().bytes()];
-        reader.read_page(PageNumber::FIRST, &mut page_one).map_err(disk)?;
-        let local = Local { checksums, total, change_counter: change_counter(&page_one) };
+        let local = Local::read(&mut reader).map_err(|e| Error::disk(self.name(), &e))?;
         let verdict = self.judge(known.as_ref(), listing, &local)?;
         tracing::debug!(database = %self.name(), ?verdict, "compared with the bucket");
         if known.is_none()
@@ -211,7 +225,7 @@ impl Database {
         match verdict {
             Verdict::Same(position) => {
                 let intent = known.as_ref().and_then(|record| record.intent);
-                let intent = intent.filter(|i| i.txid > position.txid && i.txid <= last.next());
+                let intent = intent.filter(|intent| intent.may_follow(position.txid, last));
                 self.adopt(known, &reader, &local, position, intent)?;
                 Ok(Then::Nothing)
             }
@@ -220,6 +234,15 @@ impl Database {
                 Ok(Then::CatchUp(position))
             }
             Verdict::Torn(upto) => Ok(Then::Refill(upto)),
+            Verdict::BehindButFree(position) => {
+                tracing::info!(
+                    database = %self.name(),
+                    from = %position.txid,
+                    to = %last,
+                    "catching up, from the bucket alone: free pages of the local file hold other content"
+                );
+                Ok(Then::Replace)
+            }
             Verdict::Merged(position) => {
                 tracing::warn!(
                     database = %self.name(),
@@ -276,7 +299,7 @@ impl Database {
         }
     }
 
-    fn judge(&self, known: Option<&Record>, listing: &Listing, local: &Local) -> Result<Verdict> {
+    pub(super) fn judge(&self, known: Option<&Record>, listing: &Listing, local: &Local) -> Result<Verdict> {
         if listing.is_empty() {
             return Ok(Verdict::OnlyLocal);
         }
@@ -312,6 +335,14 @@ impl Database {
         }
         let upto = Some(position.txid).filter(|_| ends_with_ours);
         match self.look_up(local, listing)? {
+            Verdict::Conflict
+                if !at_end
+                    && lineage == Lineage::Part
+                    && self.adds_up(record)?
+                    && self.changed_pages(record, local)?.is_subset(&local.free) =>
+            {
+                Ok(Verdict::BehindButFree(position))
+            }
             // Another file was put in the place of ours.
             Verdict::Conflict if record.main_inode != 0 && record.main_inode != self.note_inode() => {
                 Ok(Verdict::Conflict)
@@ -438,7 +469,7 @@ impl Database {
     }
 
     /// The local file is at this position.
-    fn adopt(
+    pub(super) fn adopt(
         &self,
         known: Option<Record>,
         reader: &LocalReader<'_>,

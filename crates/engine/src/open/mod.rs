@@ -1,7 +1,9 @@
 //! Opening a database: where it stands, where the bucket stands, and how the two come together.
 
+pub(crate) mod again;
 mod fill;
 mod join;
+mod journal;
 mod judge;
 mod lineage;
 

@@ -29,6 +29,13 @@ pub(crate) struct Intent {
     pub(crate) refused: bool,
 }
 
+impl Intent {
+    /// It may still be the next transaction of a database at `position`, where the bucket ends with `last`.
+    pub(crate) fn may_follow(&self, position: Txid, last: Txid) -> bool {
+        self.txid > position && self.txid <= last.next()
+    }
+}
+
 /// Where a WAL ends: what the WAL index says under the write lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalEnd {

@@ -2,10 +2,13 @@
 //! file-format page): which pages a transaction wrote, and what a committed page contains.
 
 mod reader;
+mod sum;
 mod tracker;
+mod writer;
 
 pub use reader::WalReader;
 pub use tracker::{Observed, WalTracker};
+pub(crate) use writer::WalWriter;
 
 use bottomless_ltx::PageSize;
 

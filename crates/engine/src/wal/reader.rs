@@ -8,9 +8,9 @@ use std::path::Path;
 
 use bottomless_ltx::{PageNumber, PageSize};
 
-use crate::state::WalEnd;
-
+use super::sum::RunningSum;
 use super::{FRAME_HEADER, FrameNumber, Geometry, WAL_HEADER, be32, page_size_of};
+use crate::state::WalEnd;
 
 /// The committed frames of a WAL.
 #[derive(Debug)]
@@ -113,45 +113,7 @@ fn read_whole(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<bool> {
 /// Checks the file's header.
 fn start(header: &[u8; WAL_HEADER]) -> Option<(Geometry, RunningSum)> {
     let geometry = Geometry(page_size_of(header)?);
-    let mut sum = RunningSum { big_endian: be32(header, 0)? & 1 == 1, s0: 0, s1: 0 };
+    let mut sum = RunningSum::new(be32(header, 0)?);
     sum.add(&header[..24]);
     sum.matches(header, 24).then_some((geometry, sum))
-}
-
-/// The cumulative checksum of a WAL ("Checksum Algorithm" in the SQLite file-format page).
-#[derive(Debug, Clone, Copy)]
-struct RunningSum {
-    big_endian: bool,
-    s0: u32,
-    s1: u32,
-}
-
-impl RunningSum {
-    fn add(&mut self, bytes: &[u8]) {
-        let word = |b: &[u8]| {
-            let b = b.try_into().unwrap_or_default();
-            if self.big_endian { u32::from_be_bytes(b) } else { u32::from_le_bytes(b) }
-        };
-        let (mut s0, mut s1) = (self.s0, self.s1);
-        for pair in bytes.chunks_exact(8) {
-            s0 = s0.wrapping_add(word(&pair[..4])).wrapping_add(s1);
-            s1 = s1.wrapping_add(word(&pair[4..])).wrapping_add(s0);
-        }
-        (self.s0, self.s1) = (s0, s1);
-    }
-
-    fn matches(&self, header: &[u8], at: usize) -> bool {
-        be32(header, at) == Some(self.s0) && be32(header, at + 4) == Some(self.s1)
-    }
-
-    /// Page number and size of the next frame, if it belongs to this WAL and is whole.
-    fn accept(&mut self, header: &[u8; WAL_HEADER], frame: &[u8]) -> Option<(u32, u32)> {
-        if frame[8..16] != header[16..24] {
-            return None;
-        }
-        self.add(&frame[..8]);
-        self.add(&frame[FRAME_HEADER..]);
-        let page = be32(frame, 0).filter(|page| *page != 0)?;
-        self.matches(frame, 16).then_some((page, be32(frame, 4)?))
-    }
 }

@@ -91,6 +91,21 @@ impl Connection {
         self.refused && now.is_some() && now == self.page_one
     }
 
+    /// What free pages held is in no journal: those that the transaction had used keep what it wrote.
+    fn note_left(&mut self) {
+        if self.unsettled {
+            return;
+        }
+        let Ok(Some(mut change)) = self.change_of_main() else {
+            return;
+        };
+        if !self.database.is_unchanged(&mut change.as_change()) {
+            self.left |= change.written;
+            // Who opens the database next compares all pages.
+            self.change = Some(Untouched::UNKNOWN);
+        }
+    }
+
     /// The transaction outside of a WAL is over.
     fn end_writing(&mut self) {
         self.begun = false;
@@ -136,6 +151,7 @@ impl Connection {
         self.abandon();
         if self.is_played_back() {
             self.database.put_back(self.unsettled).map_err(|error| self.failed(&error))?;
+            self.note_left();
             self.end_writing();
             self.end_change();
             return Ok(());
@@ -194,6 +210,7 @@ impl Connection {
             return Err(Error::new(ErrorKind::Damaged, text));
         };
         let mut written = self.dirty.pages(page_size);
+        written |= &self.left;
         if self.unsettled {
             self.warn_of_foreign();
             written.insert_range(1..=size_in_pages);
@@ -219,6 +236,9 @@ impl Connection {
     /// `SQLITE_FCNTL_COMMIT_PHASETWO`: SQLite has committed.
     pub(crate) fn committed(&mut self) {
         if self.begun {
+            if self.pending.is_some() {
+                self.left.clear();
+            }
             self.confirm(Some(WalEnd::EMPTY));
         } else {
             // In a WAL without shared memory nobody else can tell where it ends.

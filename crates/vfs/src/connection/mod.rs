@@ -2,6 +2,7 @@
 //!
 //! SQLite serialises all calls for the files of a connection, and holds its own write lock where it writes.
 
+mod again;
 mod main_file;
 mod wal;
 
@@ -13,11 +14,15 @@ use bottomless_engine::wal::{FrameNumber, WalTracker};
 use bottomless_engine::{Database, Error, ErrorKind, Landed, Untouched, WalEnd};
 use bottomless_ltx::{Checksum, PageNumber};
 use libsqlite3_sys as ffi;
+use roaring::RoaringBitmap;
 
 use crate::dirty::Dirty;
+use crate::host::SqliteHost;
 use crate::real::RealFile;
 use crate::report::commit_failed;
 use crate::undo::Undo;
+
+pub(crate) use again::VERSION_CHECK;
 
 /// A transaction that is in the bucket and not yet committed by SQLite.
 #[derive(Debug)]
@@ -40,9 +45,15 @@ struct CommitFrame {
 pub(crate) struct Connection {
     database: Arc<Database>,
     main: RealFile,
+    /// For catching up.
+    host: SqliteHost,
     journal: PathBuf,
     /// The lock that SQLite has on the main file.
     level: c_int,
+    /// The locks that SQLite has in the WAL index, a bit each.
+    shm_locks: u32,
+    /// The pages that SQLite has kept may be older than the file.
+    stale: bool,
     /// A transaction outside of a WAL is under way.
     begun: bool,
     /// What it has written.
@@ -55,6 +66,8 @@ pub(crate) struct Connection {
     page_one: Option<Checksum>,
     /// Its commit failed: SQLite plays its journal back.
     refused: bool,
+    /// Pages that playbacks did not put back: the next transaction carries them.
+    left: RoaringBitmap,
     undo: Option<Undo>,
     wal: WalTracker,
     /// Where the WAL ended when the write lock was taken, and whether we had left it there.
@@ -76,20 +89,24 @@ fn checked(code: c_int) -> Failed {
 }
 
 impl Connection {
-    pub(crate) fn new(database: Arc<Database>, main: RealFile) -> Self {
+    pub(crate) fn new(database: Arc<Database>, main: RealFile, host: SqliteHost) -> Self {
         let mut journal = database.path().as_os_str().to_owned();
         journal.push("-journal");
         Self {
             database,
             main,
+            host,
             journal: journal.into(),
             level: ffi::SQLITE_LOCK_NONE,
+            shm_locks: 0,
+            stale: false,
             begun: false,
             dirty: Dirty::default(),
             written_since: false,
             unsettled: false,
             page_one: None,
             refused: false,
+            left: RoaringBitmap::new(),
             undo: None,
             wal: WalTracker::default(),
             wal_end: None,
