@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bottomless_e2e::proxy::Fault;
-use bottomless_e2e::{Host, Session, World, shell};
+use bottomless_e2e::{Host, Machine, Session, World, shell, whole};
 
 use crate::commit::{MODES, commits_once};
 
@@ -224,6 +224,32 @@ fn a_spilled_transaction_is_taken_back() {
         session.sql("DELETE FROM t WHERE v = 'before'");
         commits_once(&world, &mut session, "INSERT INTO t VALUES('after')");
         world.assert_restores_equal(&mut session);
+    }
+}
+
+/// The playback of a journal leaves what was written to free pages: SQLite does not journal these. They are published
+/// with the next transaction; and where another machine comes first, the file catches up all the same.
+#[test]
+fn a_refused_transaction_in_free_pages_is_taken_back() {
+    for mode in MODES {
+        let (mut world, mut session) = filled("free-pages", mode, Host::Newest);
+        session.sql("INSERT INTO t VALUES(zeroblob(300000)); DELETE FROM t WHERE length(v) > 6");
+        world.proxy.fail(REFUSAL);
+        session.sql_fails("INSERT INTO t VALUES(randomblob(200000))");
+        world.proxy.heal();
+        session.sql("INSERT INTO t VALUES('after')");
+        whole::assert_whole(&world, &mut session, mode);
+
+        world.proxy.fail(REFUSAL);
+        session.sql_fails("INSERT INTO t VALUES(randomblob(200000))");
+        world.proxy.heal();
+        session.end();
+        world.set("LIBSQL_BOTTOMLESS_TIMEOUT", 60);
+        Machine::new(&world, "elsewhere").session.sql("INSERT INTO t VALUES('elsewhere')");
+        let mut session = world.open(Host::Newest);
+        assert_eq!(session.sql("SELECT v FROM t"), [["before"], ["after"], ["elsewhere"]], "{mode}");
+        session.sql("INSERT INTO t VALUES('and on')");
+        whole::assert_whole(&world, &mut session, mode);
     }
 }
 

@@ -56,6 +56,8 @@ scenarios! {
     a_file_that_is_behind_catches_up_with_its_wal: Newest, |s| behind(s, "WAL");
     a_file_that_is_behind_catches_up_with_its_journal: Newest, behind_with_a_journal;
     a_file_that_is_behind_after_a_crash_in_the_commit: Newest, behind_after_a_commit;
+    free_pages_that_a_crash_has_filled: Newest, |s| free_pages(s, &[]);
+    free_pages_that_a_crash_has_filled_elsewhere_too: Newest, |s| free_pages(s, &["UPDATE t SET v = 'elsewhere' WHERE id < 4"]);
     changes_by_another_program_in_mode_delete: Newest, |s| changed(s, "DELETE");
     changes_by_another_program_in_mode_wal: Newest, |s| changed(s, "WAL");
     a_forced_database: Newest, |s| claimed(s, "force");
@@ -298,6 +300,25 @@ fn behind_after_a_commit(stage: &mut Stage) -> Played {
     stage.may_stay();
     stage.elsewhere(&["UPDATE t SET v = 'elsewhere' WHERE id < 4"]);
     stage.transient.clear();
+    stage.start()?;
+    stage.end_here();
+    stage.sql("UPDATE t SET v = 'after' WHERE id = 6")?;
+    stage.close()
+}
+
+/// The last transaction is in the bucket, and the playback of its journal leaves what it wrote to free pages: SQLite
+/// does not journal these.
+fn free_pages(stage: &mut Stage, elsewhere: &[&str]) -> Played {
+    stage.helper(&["PRAGMA journal_mode = DELETE", TABLE, &insert("before", 9), &insert("freed", 30)]);
+    stage.helper(&["DELETE FROM t WHERE id > 9"]);
+    stage.may_stay();
+    stage.dying_helper(Some("journal.deleting=kill"), &[&insert("landed", 20)]);
+    stage.counts(&insert("landed", 20));
+    stage.may_stay();
+    if !elsewhere.is_empty() {
+        stage.elsewhere(elsewhere);
+        stage.transient.clear();
+    }
     stage.start()?;
     stage.end_here();
     stage.sql("UPDATE t SET v = 'after' WHERE id = 6")?;
