@@ -24,12 +24,18 @@ enum Death {
     Idle,
 }
 
+/// A number from 1 to below `end`, of two one of the first: to high ones a short life seldom comes.
+fn low(rng: &mut Rng, end: usize) -> usize {
+    let end = if rng.bool() { 3 } else { end };
+    rng.usize(1..end)
+}
+
 fn point(rng: &mut Rng) -> String {
     let families: Vec<_> = COMMIT_POINTS.split(' ').collect();
     let is_common = |point: &Point| families.iter().any(|family| point.name().starts_with(family));
     let any = rng.u8(..10) == 0;
     let points: Vec<_> = Point::ALL.iter().filter(|point| any || is_common(point)).collect();
-    format!("{}=kill@{}", points[rng.usize(..points.len())].name(), rng.u32(1..4))
+    format!("{}=kill@{}", points[rng.usize(..points.len())].name(), low(rng, 9))
 }
 
 fn work(stage: &mut Stage, rng: &mut Rng, death: &Death, what: &str) -> Played {
@@ -71,7 +77,7 @@ fn rounds(seed: u64, rounds: u64) {
     for round in 0..rounds {
         let death = match rng.u8(..8) {
             0..=4 => Death::At(point(&mut rng)),
-            5..=6 => Death::Request(rng.usize(1..6), rng.bool()),
+            5..=6 => Death::Request(low(&mut rng, 12), rng.bool()),
             _ => Death::Idle,
         };
         let order = if let Death::At(order) = &death { Some(order.clone()) } else { None };
@@ -96,7 +102,7 @@ fn rounds(seed: u64, rounds: u64) {
         stage.local.clear();
     }
     println!("seed {seed}: killed in {killed} of {rounds} rounds");
-    assert!(u64::from(killed) * 5 > rounds, "seed {seed}: killed in {killed} of {rounds} rounds only");
+    assert!(u64::from(killed) * 10 > rounds, "seed {seed}: killed in {killed} of {rounds} rounds only");
 }
 
 fn label(set: bool, text: &str) -> &str {
