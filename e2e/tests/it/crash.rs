@@ -14,7 +14,7 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use bottomless_points::Point;
 use scenarios::Scenario;
-use stage::Stage;
+use stage::{Restores, Stage};
 
 /// The trace of a play, made by whoever needs it first.
 type Once = Arc<OnceLock<Trace>>;
@@ -28,13 +28,13 @@ fn scenario(name: &str) -> (usize, &'static Scenario) {
     scenarios::ALL.iter().enumerate().find(|(_, scenario)| scenario.name == name).expect("a scenario")
 }
 
-fn run(scenario: &Scenario, order: Option<String>, with_litestream: bool) -> Trace {
+fn run(scenario: &Scenario, order: Option<String>, restores: Restores) -> Trace {
     let what = format!("{} {}", scenario.name, order.as_deref().unwrap_or("to its end"));
     let mut stage = Stage::new("crash", scenario.host, order.clone());
     let played = (scenario.play)(&mut stage);
     assert_eq!(played.is_err(), order.is_some(), "{what}: it dies where it was to, and nowhere else");
     let trace = stage.trace();
-    stage.verify(&played, with_litestream, &what);
+    stage.verify(&played, restores, &what);
     trace
 }
 
@@ -45,7 +45,7 @@ fn trace(scenario: &Scenario) -> Trace {
         let mut traces = TRACES.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(traces.entry(scenario.name).or_default())
     };
-    cell.get_or_init(|| run(scenario, None, true)).clone()
+    cell.get_or_init(|| run(scenario, None, Restores::Litestream)).clone()
 }
 
 /// The first, the second, one in the middle and the last time.
@@ -57,15 +57,27 @@ fn times(times: &RangeInclusive<u64>) -> [u64; 4] {
 /// Points that nearly every play comes to.
 const COMMON: [&str; 7] = ["commit.", "confirm.", "writing.", "journal.", "wal.", "checkpoint.", "open."];
 
-/// Of the common points every third in each play of commits, every second in the others, and all others: which ones,
-/// which time is taken, and whether Litestream has a look, goes round with the points and the plays.
-fn plan(name: &str) -> Vec<(&'static str, u64, bool)> {
+/// Plays of which every point is killed at.
+const IN_FULL: [&str; 2] = ["commits_in_mode_delete", "commits_in_mode_wal"];
+
+/// Of the common points some in each play, and all others: which ones, which time is taken, and which restores are made,
+/// goes round with the points and the plays.
+fn plan(name: &str) -> Vec<(&'static str, u64, Restores)> {
     let (number, scenario) = scenario(name);
-    let every = if name.starts_with("commits_") { 3 } else { 2 };
+    let every = match name {
+        _ if IN_FULL.contains(&name) => 1,
+        _ if name.starts_with("commits_") => 5,
+        _ => 4,
+    };
     let kills = trace(scenario).into_iter().filter_map(|(point, all)| {
         let turn = number + Point::ALL.iter().position(|known| known.name() == point).expect("a point");
         let is_common = COMMON.iter().any(|family| point.starts_with(family)) && point != Point::Undone.name();
-        let kill = (point, times(&all)[turn / every % 4], turn.is_multiple_of(6));
+        let restores = match turn / every % 6 {
+            0 => Restores::Litestream,
+            3 => Restores::Both,
+            _ => Restores::Last,
+        };
+        let kill = (point, times(&all)[turn / every % 4], restores);
         (!is_common || turn.is_multiple_of(every)).then_some(kill)
     });
     kills.collect()
@@ -73,16 +85,19 @@ fn plan(name: &str) -> Vec<(&'static str, u64, bool)> {
 
 fn kill_at_points(name: &str) {
     let (_, scenario) = scenario(name);
-    for (point, time, with_litestream) in plan(name) {
-        run(scenario, Some(format!("{point}=kill@{time}")), with_litestream);
+    for (point, time, restores) in plan(name) {
+        run(scenario, Some(format!("{point}=kill@{time}")), restores);
     }
 }
 
+/// `BOTTOMLESS_PLAY` is a part of the names of the plays to take; all without it.
 #[test]
 #[ignore = "half an hour"]
 fn soak_kills_at_each_point_first_second_midway_and_last() {
+    let play = std::env::var("BOTTOMLESS_PLAY").unwrap_or_default();
     let kills: Vec<_> = scenarios::ALL
         .iter()
+        .filter(|scenario| scenario.name.contains(&play))
         .flat_map(|scenario| trace(scenario).into_iter().map(move |(point, all)| (scenario, point, times(&all))))
         .flat_map(|(scenario, point, times)| BTreeSet::from(times).into_iter().map(move |time| (scenario, point, time)))
         .collect();
@@ -92,7 +107,7 @@ fn soak_kills_at_each_point_first_second_midway_and_last() {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 while let Some((scenario, point, time)) = kills.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    run(scenario, Some(format!("{point}=kill@{time}")), true);
+                    run(scenario, Some(format!("{point}=kill@{time}")), Restores::Litestream);
                 }
             });
         }

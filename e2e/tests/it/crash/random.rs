@@ -6,7 +6,7 @@ use bottomless_e2e::workload::Workload;
 use bottomless_points::Point;
 use fastrand::Rng;
 
-use super::stage::{Played, Stage};
+use super::stage::{Played, Restores, Stage};
 
 /// Rounds on one history; then another begins.
 const ROUNDS: u64 = 20;
@@ -98,7 +98,8 @@ fn rounds(seed: u64, rounds: u64) {
         }
         let played = work(&mut stage, &mut rng, &death, &what);
         killed += u32::from(played.is_err());
-        stage.survey(&played, round % 8 == 7, &what);
+        let restores = if round % 8 == 7 { Restores::Litestream } else { Restores::Both };
+        stage.survey(&played, restores, &what);
         stage.local.clear();
     }
     println!("seed {seed}: killed in {killed} of {rounds} rounds");

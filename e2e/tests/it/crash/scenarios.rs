@@ -29,15 +29,15 @@ macro_rules! scenarios {
 
 scenarios! {
     commits_in_mode_delete: Newest, |s| commits(s, "DELETE", &[]);
-    commits_in_mode_delete_unsynced: Newest, |s| commits(s, "DELETE", &["PRAGMA synchronous = OFF"]);
-    commits_in_mode_delete_in_python: Python, |s| commits(s, "DELETE", &[]);
-    commits_in_mode_truncate: Newest, |s| commits(s, "TRUNCATE", &[]);
-    commits_in_mode_persist: Newest, |s| commits(s, "PERSIST", &[]);
-    commits_in_mode_memory: Newest, |s| commits(s, "MEMORY", &[]);
-    commits_in_mode_off: Newest, |s| commits(s, "OFF", &[]);
+    commits_in_mode_delete_unsynced: Newest, |s| commits(s.one_writer(), "DELETE", &["PRAGMA synchronous = OFF"]);
+    commits_in_mode_delete_in_python: Python, |s| commits(s.one_writer(), "DELETE", &[]);
+    commits_in_mode_truncate: Newest, |s| commits(s.one_writer(), "TRUNCATE", &[]);
+    commits_in_mode_persist: Newest, |s| commits(s.one_writer(), "PERSIST", &[]);
+    commits_in_mode_memory: Newest, |s| commits(s.one_writer(), "MEMORY", &[]);
+    commits_in_mode_off: Newest, |s| commits(s.one_writer(), "OFF", &[]);
     commits_in_mode_wal: Newest, |s| commits(s, "WAL", &["PRAGMA wal_autocheckpoint = 8"]);
-    commits_in_mode_wal_synced: Newest, |s| commits(s, "WAL", &["PRAGMA synchronous = FULL"]);
-    commits_in_mode_wal_in_python: Python, |s| commits(s, "WAL", &["PRAGMA synchronous = OFF"]);
+    commits_in_mode_wal_synced: Newest, |s| commits(s.one_writer(), "WAL", &["PRAGMA synchronous = FULL"]);
+    commits_in_mode_wal_in_python: Python, |s| commits(s.one_writer(), "WAL", &["PRAGMA synchronous = OFF"]);
     files_that_shrink: Newest, shrinking;
     lost_replies_in_mode_delete: Newest, |s| lost_replies(s, "DELETE");
     lost_replies_in_mode_off: Newest, |s| lost_replies(s, "OFF");
@@ -116,6 +116,7 @@ fn commits(stage: &mut Stage, mode: &str, pragmas: &[&str]) -> Played {
 }
 
 fn shrinking(stage: &mut Stage) -> Played {
+    stage.one_writer();
     stage.helper(&["PRAGMA auto_vacuum = FULL", "PRAGMA journal_mode = DELETE", TABLE, &insert("many", 20)]);
     stage.start()?;
     stage.all(&["DELETE FROM t WHERE id > 9", "DELETE FROM t WHERE id > 2", "VACUUM"])?;
@@ -239,6 +240,7 @@ fn a_commit_frame_that_fails(stage: &mut Stage) -> Played {
 }
 
 fn plain(stage: &mut Stage, mode: &str) -> Played {
+    stage.one_writer();
     stage.transient.push(String::new());
     stage.stock(&[&format!("PRAGMA journal_mode = {mode}"), TABLE, &insert("plain", 9)]);
     stage.start()?;
@@ -249,6 +251,7 @@ fn plain(stage: &mut Stage, mode: &str) -> Played {
 }
 
 fn empty(stage: &mut Stage, mode: &str) -> Played {
+    stage.one_writer();
     stage.local.push(String::new());
     stage.helper(&[&format!("PRAGMA journal_mode = {mode}"), TABLE, &insert("large", 200), &insert("small", 3)]);
     stage.helper(&["UPDATE t SET v = 'u' WHERE id % 9 = 0", "DELETE FROM t WHERE id = 5"]);
@@ -265,6 +268,7 @@ fn empty(stage: &mut Stage, mode: &str) -> Played {
 
 /// The process dies, and another machine goes on.
 fn behind(stage: &mut Stage, mode: &str) -> Played {
+    stage.one_writer();
     stage.dying_helper(None, &[&format!("PRAGMA journal_mode = {mode}"), TABLE, &insert("before", 9)]);
     stage.may_stay();
     stage.elsewhere(&["UPDATE t SET v = 'elsewhere' WHERE id < 4", &insert("elsewhere", 5)]);
@@ -276,6 +280,7 @@ fn behind(stage: &mut Stage, mode: &str) -> Played {
 }
 
 fn behind_with_a_journal(stage: &mut Stage) -> Played {
+    stage.one_writer();
     stage.helper(&["PRAGMA journal_mode = DELETE", TABLE, &insert("before", 40)]);
     let spilling = ["PRAGMA cache_size = 2", "BEGIN", "UPDATE t SET v = 'gone ' || v || v"];
     stage.dying_helper(Some("writing.page=kill@3"), &spilling);
@@ -292,6 +297,7 @@ fn behind_with_a_journal(stage: &mut Stage) -> Played {
 
 /// Its own last transaction is in the bucket, SQLite has not committed it here, and another machine has built on it.
 fn behind_after_a_commit(stage: &mut Stage) -> Played {
+    stage.one_writer();
     stage.helper(&["PRAGMA journal_mode = DELETE", TABLE, &insert("before", 9)]);
     stage.may_stay();
     stage.dying_helper(Some("journal.deleting=kill"), &["UPDATE t SET v = 'landed' WHERE id = 9"]);
@@ -309,6 +315,7 @@ fn behind_after_a_commit(stage: &mut Stage) -> Played {
 /// The last transaction is in the bucket, and the playback of its journal leaves what it wrote to free pages: SQLite
 /// does not journal these.
 fn free_pages(stage: &mut Stage, elsewhere: &[&str]) -> Played {
+    stage.one_writer();
     stage.helper(&["PRAGMA journal_mode = DELETE", TABLE, &insert("before", 9), &insert("freed", 30)]);
     stage.helper(&["DELETE FROM t WHERE id > 9"]);
     stage.may_stay();
@@ -326,6 +333,7 @@ fn free_pages(stage: &mut Stage, elsewhere: &[&str]) -> Played {
 }
 
 fn changed(stage: &mut Stage, mode: &str) -> Played {
+    stage.one_writer();
     stage.helper(&[&format!("PRAGMA journal_mode = {mode}"), TABLE, &insert("before", 9)]);
     stage.may_stay();
     stage.stock(&["UPDATE t SET v = 'without' WHERE id < 4", "CREATE TABLE u(a)"]);
@@ -337,6 +345,7 @@ fn changed(stage: &mut Stage, mode: &str) -> Played {
 }
 
 fn claimed(stage: &mut Stage, policy: &str) -> Played {
+    stage.one_writer();
     stage.helper(&["PRAGMA journal_mode = DELETE", TABLE, &insert("theirs", 9)]);
     stage.may_stay();
     stage.local.clear();
@@ -354,6 +363,7 @@ fn claimed(stage: &mut Stage, policy: &str) -> Played {
 }
 
 fn torn(stage: &mut Stage) -> Played {
+    stage.one_writer();
     stage.journaled = false;
     stage.helper(&["PRAGMA journal_mode = DELETE", TABLE, &insert("before", 40)]);
     let spilling =
