@@ -60,18 +60,27 @@ const COMMON: [&str; 7] = ["commit.", "confirm.", "writing.", "journal.", "wal."
 /// Plays of which every point is killed at.
 const IN_FULL: [&str; 2] = ["commits_in_mode_delete", "commits_in_mode_wal"];
 
+/// Points of their families that few plays come to.
+const SELDOM: [Point; 2] = [Point::Undone, Point::CommitFailed];
+
+/// Plays whose every run takes seconds.
+const WAITING: [&str; 4] = ["lost_replies", "silence", "a_fenced", "an_unconfirmed"];
+
 /// Of the common points some in each play, and all others: which ones, which time is taken, and which restores are made,
 /// goes round with the points and the plays.
 fn plan(name: &str) -> Vec<(&'static str, u64, Restores)> {
     let (number, scenario) = scenario(name);
     let every = match name {
         _ if IN_FULL.contains(&name) => 1,
+        // Each waits for the end of a commit's time, or for several proofs of the bucket.
+        _ if WAITING.iter().any(|start| name.starts_with(start)) => 8,
         _ if name.starts_with("commits_") => 5,
         _ => 4,
     };
     let kills = trace(scenario).into_iter().filter_map(|(point, all)| {
         let turn = number + Point::ALL.iter().position(|known| known.name() == point).expect("a point");
-        let is_common = COMMON.iter().any(|family| point.starts_with(family)) && point != Point::Undone.name();
+        let is_common = COMMON.iter().any(|family| point.starts_with(family))
+            && !SELDOM.iter().any(|seldom| seldom.name() == point);
         let restores = match turn / every % 6 {
             0 => Restores::Litestream,
             3 => Restores::Both,

@@ -169,6 +169,7 @@ fn silence(stage: &mut Stage, mode: &str) -> Played {
 }
 
 fn refusals(stage: &mut Stage, mode: &str) -> Played {
+    stage.one_writer();
     stage.helper(&[&format!("PRAGMA journal_mode = {mode}"), TABLE, &insert("before", 6)]);
     stage.start()?;
     stage.sql("INSERT INTO t(v) VALUES('proof')")?;
@@ -184,6 +185,7 @@ fn refusals(stage: &mut Stage, mode: &str) -> Played {
 
 /// The transaction is in the bucket, and SQLite can't delete its journal: it rolls back.
 fn a_journal_that_stays(stage: &mut Stage) -> Played {
+    stage.one_writer();
     stage.helper(&["PRAGMA journal_mode = DELETE", TABLE, &insert("before", 6)]);
     stage.start()?;
     stage.sql("INSERT INTO t(v) VALUES('proof')")?;
@@ -219,6 +221,7 @@ fn a_journal_that_stays(stage: &mut Stage) -> Played {
 
 /// The transaction is in the bucket, and its commit frame does not fit into the WAL any more.
 fn a_commit_frame_that_fails(stage: &mut Stage) -> Played {
+    stage.one_writer();
     stage.helper(&["PRAGMA journal_mode = WAL", TABLE, &insert("before", 6)]);
     stage.start()?;
     stage.sql("INSERT INTO t(v) VALUES('proof')")?;
@@ -393,6 +396,7 @@ fn fenced(stage: &mut Stage, mode: &str) -> Played {
 
 /// Another process has the database open, commits before and after.
 fn one_of_two(stage: &mut Stage, mode: &str) -> Played {
+    stage.one_writer();
     stage.helper(&[&format!("PRAGMA journal_mode = {mode}"), TABLE, &insert("before", 9)]);
     stage.other = Some(stage.world.open(Host::Newest));
     stage.by_the_other("UPDATE t SET v = 'other' WHERE id = 1");
