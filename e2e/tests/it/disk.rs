@@ -123,7 +123,7 @@ scenes! {
 /// Every call, each errno, once and until there is room. `BOTTOMLESS_SCENE` names one of the scenes.
 #[test]
 #[ignore = "ten minutes"]
-fn every_call_in_turn() {
+fn soak_every_call_in_turn() {
     let only = std::env::var("BOTTOMLESS_SCENE").unwrap_or_default();
     for scene in scenes::all().into_iter().filter(|scene| scene.name.contains(&only)) {
         play(&scene, Depth::Full(60));
