@@ -16,6 +16,7 @@ use bottomless_ltx::{Checksum, PageNumber, PageSize, Position, Txid};
 use bottomless_points::{Point, reach};
 use roaring::RoaringBitmap;
 
+use super::before;
 use super::journal::{self, JournalWriter};
 use super::judge::{Local, Verdict};
 use crate::database::{Database, Untouched, with_suffix};
@@ -163,7 +164,9 @@ impl Database {
 
     fn bring_up(&self, host: &dyn Host, file: &mut dyn LoneFile) -> Result<Position> {
         let record = self.record()?;
-        let listing = self.list_within(None, LOOK.min(self.config().timeout))?;
+        // A short look first: nobody who reads waits for long where the store is away.
+        self.list_within(before(record.position.txid), LOOK.min(self.config().timeout))?;
+        let listing = self.list_within(None, self.config().timeout)?;
         let from = match self.file_size(file)? {
             0 if record.position.txid == Txid::ZERO && !listing.is_empty() => None,
             0 => return Err(reopen("the local file is empty")),
@@ -173,11 +176,13 @@ impl Database {
                 }
                 match self.stand(host, &record, &listing)? {
                     Verdict::Same(position) => {
-                        self.note_compared(file.is_wal())?;
+                        // Another program may have committed to the WAL since: then the next commit compares all pages.
+                        let untouched = if file.is_wal() { Untouched::UNKNOWN } else { Untouched::default() };
+                        self.note_compared(file.is_wal(), untouched)?;
                         return Ok(position);
                     }
                     Verdict::Behind(position) => {
-                        self.note_compared(file.is_wal())?;
+                        self.note_compared(file.is_wal(), Untouched::default())?;
                         Some(position)
                     }
                     Verdict::BehindButFree(_) if !file.is_wal() => None,
@@ -240,11 +245,11 @@ impl Database {
     }
 
     /// All pages were compared: what follows is ours.
-    fn note_compared(&self, in_wal: bool) -> Result<()> {
+    fn note_compared(&self, in_wal: bool, untouched: Untouched) -> Result<()> {
         // The index of a WAL that was emptied goes on counting.
         let wal = if in_wal || self.has_wal() { None } else { Some(WalEnd::EMPTY) };
         self.write_record(&Record { wal, main_inode: self.note_inode(), ..self.record()? })?;
-        self.end_change(Untouched::default());
+        self.end_change(untouched);
         Ok(())
     }
 
@@ -361,6 +366,7 @@ impl Database {
     fn note_restored(&self, restored: &Restored, plan: &Plan, proven: bool, wal: WalEnd) -> io::Result<()> {
         reach(Point::AgainCommitted);
         self.write_restored_pages(restored)?;
+        let intent = self.state().read()?.and_then(|record| record.intent);
         self.state().write(&Record {
             position: restored.position,
             page_size: Some(restored.page_size),
@@ -370,6 +376,7 @@ impl Database {
             proven,
             wal: Some(wal),
             main_inode: self.note_inode(),
+            intent: intent.filter(|intent| intent.txid > restored.position.txid),
             ..Record::fresh(self.identity())
         })
     }
