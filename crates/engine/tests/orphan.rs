@@ -8,29 +8,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bottomless_engine::ErrorKind;
 use bottomless_history::Settings;
 use bottomless_ltx::RunningChecksum;
 use common::oracle::block_on;
 use common::session::{HASTY, PATIENT};
 use common::*;
 use tokio::sync::Barrier;
-
-/// A writer that was away for longer than W: each of its commits is.
-const PASSED: Settings = Settings { fence_window: Duration::from_nanos(1) };
-
-fn commit(session: &mut Session, edit: Edit) {
-    let told = session.transaction(edit, End::Commit);
-    assert!(matches!(told, Told::Committed), "{told:?}");
-}
-
-#[track_caller]
-fn fenced(told: Told) {
-    match told {
-        Told::Failed(error) => assert_eq!(error.kind(), ErrorKind::Fenced, "{error}"),
-        other => panic!("{other:?}"),
-    }
-}
 
 /// Two machines at the same position. The first has no patience.
 fn two(settings: Option<Settings>, seed: u64) -> (Session, Session) {
@@ -71,14 +54,6 @@ fn compact(session: &Session) -> u64 {
     last
 }
 
-/// Waits until a request of this kind for this transaction has come to the store.
-fn wait_for(store: &FaultStore, from: usize, operation: Operation, txid: u64) {
-    let part = format!("/0000/{txid:016x}-");
-    while !store.requests()[from..].iter().any(|(o, key)| *o == operation && key.contains(&part)) {
-        std::thread::yield_now();
-    }
-}
-
 /// The machines that are there, and one that comes anew, all have what was acknowledged, and go on.
 fn all_agree(b: &mut Session, others: &mut [Session]) {
     for other in others.iter_mut() {
@@ -105,23 +80,14 @@ fn an_earlier_try_that_arrives_as_an_orphan_is_not_built_on() {
     a.close();
     a.config.timeout = PATIENT;
     a.open().unwrap();
-    let (next, from) = (a.txid() + 1, a.store.requests().len());
     let gate = Arc::new(Barrier::new(2));
     a.store.gate(Some(Arc::clone(&gate)));
-    let store = Arc::clone(&a.store);
-    let (mut a, told) = std::thread::scope(|scope| {
-        let frozen = scope.spawn(|| {
-            a.settled = false;
-            let told = a.transaction_unchecked(Edit::Overwrite, End::Commit);
-            (a, told)
-        });
-        wait_for(&store, from, Operation::Put, next);
+    let (mut a, told) = while_frozen(a, Operation::Put, |store| {
         commit(&mut b, Edit::Overwrite);
         compact(&b);
         block_on(store.deliver_all());
         store.gate(None);
         block_on(gate.wait());
-        frozen.join().unwrap()
     });
     fenced(told);
     a.acknowledged.clear();
@@ -135,21 +101,12 @@ fn an_orphan_that_arrives_while_its_outcome_is_settled_is_not_built_on() {
     a.close();
     a.config.timeout = PATIENT;
     a.open().unwrap();
-    let (next, from) = (a.txid() + 1, a.store.requests().len());
     a.store.read_time(Duration::from_millis(1500));
-    let store = Arc::clone(&a.store);
-    let (mut a, told) = std::thread::scope(|scope| {
-        let frozen = scope.spawn(|| {
-            a.settled = false;
-            let told = a.transaction_unchecked(Edit::Overwrite, End::Commit);
-            (a, told)
-        });
-        wait_for(&store, from, Operation::Get, next);
+    let (mut a, told) = while_frozen(a, Operation::Get, |store| {
         commit(&mut b, Edit::Overwrite);
         compact(&b);
         block_on(store.deliver_all());
         store.read_time(Duration::ZERO);
-        frozen.join().unwrap()
     });
     fenced(told);
     a.acknowledged.clear();

@@ -22,11 +22,6 @@ fn honest(plan: Plan) -> Arc<FaultStore> {
     FaultStore::new(plan, Conduct::Honest)
 }
 
-fn commit(session: &mut Session, edit: Edit) {
-    let told = session.transaction(edit, End::Commit);
-    assert!(matches!(told, Told::Committed), "{told:?}");
-}
-
 fn refused(told: Told) -> ErrorKind {
     match told {
         Told::Failed(error) => error.kind(),

@@ -14,25 +14,6 @@ use common::session::{HASTY, PATIENT};
 use common::*;
 use tokio::sync::Barrier;
 
-/// A writer that was away for longer than W: each of its commits is.
-const PASSED: Settings = Settings { fence_window: Duration::from_nanos(1) };
-
-fn commit(session: &mut Session, edit: Edit) {
-    let told = session.transaction(edit, End::Commit);
-    assert!(matches!(told, Told::Committed), "{told:?}");
-}
-
-#[track_caller]
-fn fenced(told: Told) {
-    match told {
-        Told::Failed(error) => {
-            assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
-            assert!(error.to_string().contains("another writer has taken over"), "{error}");
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
 /// Two machines at the same position, with such settings.
 fn two(settings: Option<Settings>, timeout: Duration, seed: u64) -> (Session, Session) {
     let one = FaultStore::new(Plan::Never, Conduct::Honest);
@@ -152,33 +133,19 @@ fn an_object_that_arrives_behind_the_window_is_removed() {
         let (mut a, mut b) = two(Some(PASSED), PATIENT, 3);
         a.close();
         a.open_anew().unwrap();
-        let next = a.txid() + 1;
         // The PUT waits at the store until the other machine is done.
         let gate = Arc::new(Barrier::new(2));
         a.store.gate(Some(Arc::clone(&gate)));
-        let store = Arc::clone(&a.store);
-        std::thread::scope(|scope| {
-            let frozen = scope.spawn(|| {
-                a.settled = false;
-                let told = a.transaction_unchecked(Edit::Overwrite, End::Commit);
-                (a, told)
-            });
-            while !store
-                .requests()
-                .iter()
-                .any(|(o, key)| *o == Operation::Put && key.contains(&format!("/0000/{next:016x}-")))
-            {
-                std::thread::yield_now();
-            }
+        let mut before = None;
+        let (a, told) = while_frozen(a, Operation::Put, |store| {
             meanwhile.happens(&mut b);
-            let before = b.oracle.listing();
+            before = Some(b.oracle.listing());
             store.gate(None);
             block_on(gate.wait());
-            let (a, told) = frozen.join().unwrap();
-            fenced(told);
-            assert_eq!(a.oracle.listing(), before, "nothing of it is there");
-            go_on(a, b);
         });
+        fenced(told);
+        assert_eq!(Some(a.oracle.listing()), before, "nothing of it is there");
+        go_on(a, b);
     });
 }
 

@@ -10,11 +10,8 @@ impl Listing {
     /// seconds): merged is only what the log holds, so it may not be what was merged. (Objects may also have been copied or
     /// brought back since.)
     pub(crate) fn is_late(&self, entry: &Entry) -> bool {
-        let txid = entry.name.max;
-        let merges =
-            |other: &&Entry| other.name.level != Level::LOG && other.name.min <= txid && txid <= other.name.max;
-        entry.name.level == Level::LOG
-            && self.entries().iter().filter(merges).any(|other| other.modified <= entry.modified)
+        let is_older = |other: &Entry| other.merges(entry.name.max) && other.modified <= entry.modified;
+        entry.name.level == Level::LOG && self.entries().iter().any(is_older)
     }
 
     /// The cheapest plan, and before it, if that one needs late objects, the cheapest without any.

@@ -20,6 +20,14 @@ pub struct Entry {
     pub e_tag: Option<String>,
 }
 
+impl Entry {
+    /// Whether it holds this transaction, and is not the object of the log that claimed it.
+    #[must_use]
+    pub fn merges(&self, txid: Txid) -> bool {
+        self.name.level != Level::LOG && self.name.min <= txid && txid <= self.name.max
+    }
+}
+
 /// The objects of a database at one moment, ordered by level, then by TXID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use bottomless_history::{Ends, Entry, Level, Listing, ObjectName};
+use bottomless_history::{Ends, Entry, Listing, ObjectName};
 use bottomless_ltx::{Header, Txid, WriterId};
 
 use super::draft::Draft;
@@ -18,6 +18,7 @@ use crate::config::Fencing;
 use crate::contact::Contact;
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
+use crate::open::before;
 use crate::state::Record;
 
 /// The commit has failed by then: it must not wait for long.
@@ -49,7 +50,7 @@ impl Database {
     /// record's position. `None`: nothing was asked, or nothing is there behind the position.
     pub(super) fn validate_unsettled(&self, record: &Record, deadline: Instant) -> Result<Option<Unsettled>> {
         let position = record.position.txid;
-        if self.config().fencing == Fencing::Off || !self.contacts().forbid(position.next()) {
+        if !self.must_ask(position.next()) {
             return Ok(None);
         }
         let listing = self.list_from(position, left(deadline))?;
@@ -135,7 +136,7 @@ impl Database {
     /// What becomes of `ours`, an object of the log that is in the listing.
     pub(crate) fn standing(&self, listing: &Listing, ours: &Header, deadline: Instant) -> Result<Standing> {
         let txid = ours.max_txid;
-        let covering: Vec<&Entry> = listing.entries().iter().filter(|entry| merges(entry, txid)).collect();
+        let covering: Vec<&Entry> = listing.entries().iter().filter(|entry| entry.merges(txid)).collect();
         if covering.is_empty() {
             // Nobody's object of this id was ever deleted.
             return Ok(Standing::Stands);
@@ -173,7 +174,7 @@ impl Database {
         writer: Option<WriterId>,
         deadline: Instant,
     ) -> Result<Option<Header>> {
-        for entry in listing.entries().iter().filter(|entry| merges(entry, txid) && entry.name.max == txid) {
+        for entry in listing.entries().iter().filter(|entry| entry.merges(txid) && entry.name.max == txid) {
             let header = self.header_of(entry, deadline)?;
             let header = header.filter(|header| writer.is_none_or(|writer| header.writer == writer));
             if header.is_some() {
@@ -185,7 +186,7 @@ impl Database {
 
     /// Lists the log from this transaction on, and what is merged.
     fn list_from(&self, txid: Txid, left: Duration) -> Result<Listing> {
-        self.list_within(Some(txid.prev()).filter(|txid| *txid > Txid::ZERO), left)
+        self.list_within(before(txid), left)
     }
 
     fn header_of(&self, entry: &Entry, deadline: Instant) -> Result<Option<Header>> {
@@ -223,10 +224,6 @@ impl Database {
         );
         Error::new(ErrorKind::Damaged, text)
     }
-}
-
-fn merges(entry: &Entry, txid: Txid) -> bool {
-    entry.name.level != Level::LOG && entry.name.min <= txid && txid <= entry.name.max
 }
 
 fn in_log(listing: &Listing, txid: Txid) -> Option<&Entry> {

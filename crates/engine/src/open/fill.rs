@@ -98,7 +98,7 @@ impl Database {
         host.checkpoint()?;
         reach(Point::CatchUpCheckpointed);
         host.with_exclusive_lock(&mut |main| {
-            if fs::metadata(self.wal_path()).is_ok_and(|wal| wal.len() > 0) {
+            if self.has_wal() {
                 let text = "the database is behind the bucket, and a connection on this machine keeps its WAL in use; \
                             close it and open the database again";
                 return Err(Error::new(ErrorKind::Busy, text));

@@ -43,8 +43,8 @@ impl Database {
         if let Some(checksums) = behind.map(|entry| self.checksums_of(entry)).transpose()?.flatten() {
             return Ok(if checksums.before == position.checksum { Lineage::Part } else { Lineage::Other });
         }
-        let merges = |entry: &Entry| entry.name.min <= position.txid && position.txid < entry.name.max;
-        Ok(if listing.entries().iter().any(merges) { Lineage::Merged } else { Lineage::Other })
+        let is_merged = listing.entries().iter().any(|entry| entry.merges(position.txid));
+        Ok(if is_merged { Lineage::Merged } else { Lineage::Other })
     }
 
     fn checksums_of(&self, entry: &Entry) -> Result<Option<DatabaseChecksums>> {

@@ -105,8 +105,7 @@ impl Database {
         reach(Point::OpenLocked);
         let compared = self.synchronize_alone(host, early)?;
         // A WAL that is gone by now was copied into the main file by a connection that was the last.
-        let has_wal = std::fs::metadata(self.wal_path()).is_ok_and(|wal| wal.len() > 0);
-        let wal = if has_wal { compared } else { Some(WalEnd::EMPTY) };
+        let wal = if self.has_wal() { compared } else { Some(WalEnd::EMPTY) };
         let record = self.record()?;
         let opened = Record { wal, main_inode: self.note_inode(), ..record.clone() };
         if opened != record {
@@ -169,7 +168,7 @@ struct EarlyListing {
 }
 
 /// Listing behind this transaction shows what ends at `position`, and what follows.
-fn before(position: Txid) -> Option<Txid> {
+pub(crate) fn before(position: Txid) -> Option<Txid> {
     Some(position.prev()).filter(|txid| *txid > Txid::ZERO)
 }
 
