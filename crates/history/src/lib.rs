@@ -10,6 +10,7 @@
 //! Keys and bytes are described in `docs/format.md`.
 
 mod chain;
+mod compact;
 mod error;
 mod history;
 mod id;
@@ -23,6 +24,7 @@ mod route;
 mod settings;
 mod target;
 
+pub use compact::{InvalidInterval, Policy, parse_interval};
 pub use error::{Damage, HistoryError, NoWay};
 pub use history::{Ends, History};
 pub use id::{DatabaseId, InvalidDatabaseId};

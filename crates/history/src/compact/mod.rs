@@ -1,0 +1,8 @@
+//! Keeping a history small: what is merged when, what may be deleted, and doing it.
+//!
+//! Level 0, the log, is the truth: level 1 to 3 and the snapshots are made from it and may be made again by anybody. So
+//! whoever compacts needs no lease: the worst that two at once do is the same work twice.
+
+mod policy;
+
+pub use policy::{InvalidInterval, Policy, parse_interval};
