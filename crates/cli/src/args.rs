@@ -1,12 +1,11 @@
-//! The command line, and the variables that stand in for what it leaves out.
-
-use std::path::PathBuf;
+//! The command line that all commands share, and the variables that stand in for what it leaves out. The options of a
+//! command are in its module.
 
 use bottomless_history::DatabaseId;
-use bottomless_ltx::Txid;
 use bottomless_store::{Endpoint, Location};
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
+use crate::command::Command;
 use crate::error::Error;
 
 const DEFAULT_ENDPOINT: &str = "http://localhost:9000";
@@ -15,7 +14,8 @@ const DEFAULT_BUCKET: &str = "libsql";
 /// Look into a bucket that bottomless writes to, restore from it, and find out what is wrong with it.
 ///
 /// Standard output is data; messages and logs (RUST_LOG) go to standard error. Credentials and region come from the
-/// regular AWS chain. Exit codes: 0 done, 1 failed, 2 wrong usage.
+/// regular AWS chain. Exit codes: 0 done, 1 failed or something wrong was found, 2 wrong usage, 130 interrupted (Ctrl-C),
+/// 143 terminated.
 #[derive(Debug, Parser)]
 #[command(name = "bottomless-cli", version, max_term_width = 100)]
 pub(crate) struct Args {
@@ -54,37 +54,6 @@ pub(crate) struct Common {
     pub(crate) json: bool,
 }
 
-/// What to do.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// List the databases of the bucket, or with -d the objects of one
-    Ls,
-    /// Write a database of the bucket into a file
-    Restore(Restore),
-    /// Check the store: reachable, credentials, bucket, conditional writes, round trip, clock
-    ///
-    /// Writes a few small objects and deletes them again.
-    Doctor,
-    /// Create the bucket; that it exists already is fine
-    CreateBucket,
-}
-
-/// What `restore` needs.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Restore {
-    /// The file to write; it appears when it is complete and verified
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
-
-    /// Restore the state after this transaction, 16 hexadecimal digits as ls shows them [default: the last]
-    #[arg(long, value_name = "TXID")]
-    pub(crate) txid: Option<Txid>,
-
-    /// Replace FILE if it exists, with its -wal, -shm, -journal and -bottomless; no program may have it open
-    #[arg(short, long)]
-    pub(crate) force: bool,
-}
-
 impl Common {
     /// Where the bucket is.
     pub(crate) fn location(&self) -> Result<Location, Error> {
@@ -96,6 +65,14 @@ impl Common {
         let endpoint = filled(self.endpoint.clone()).or_else(aws).unwrap_or_else(|| DEFAULT_ENDPOINT.into());
         let endpoint: Endpoint = endpoint.parse().map_err(usage)?;
         Location::new(endpoint, &filled(self.bucket.clone()).unwrap_or_else(|| DEFAULT_BUCKET.into())).map_err(usage)
+    }
+
+    /// The database, for a command that works on one.
+    pub(crate) fn one_database(&self) -> Result<DatabaseId, Error> {
+        self.database()?.ok_or_else(|| {
+            let how = "name the database with -d or LIBSQL_BOTTOMLESS_DATABASE_ID (bottomless-cli ls lists them)";
+            Error::Usage(how.into())
+        })
     }
 
     /// The database, if one is named.
@@ -164,14 +141,9 @@ mod tests {
         }
         let args = parse(&["ls", "-d", "a//b"]).unwrap();
         assert!(matches!(args.common.database(), Err(Error::Usage(_))));
+        assert!(matches!(args.common.one_database(), Err(Error::Usage(_))));
         for arguments in [&["restore"][..], &["restore", "-o", "f", "--txid", "12"], &["lsd"], &[]] {
             assert_eq!(parse(arguments).unwrap_err().exit_code(), 2, "{arguments:?}");
         }
-    }
-
-    #[test]
-    fn a_transaction_is_named_as_ls_shows_it() {
-        let args = parse(&["restore", "-o", "f", "--txid", "000000000000000c"]).unwrap();
-        assert!(matches!(args.command, Command::Restore(Restore { txid: Some(txid), .. }) if txid == Txid::new(12)));
     }
 }

@@ -13,8 +13,19 @@ pub(crate) enum Error {
     Usage(String),
     /// It could not be done: exit code 1.
     Failed(String),
-    /// It could not be done, and the output has said why: exit code 1.
+    /// It could not be done, or something wrong was found, and the output has said what: exit code 1.
     Reported,
+    /// A signal came: exit code 128 and its number, as a shell has it for a program that the signal ended.
+    Interrupted(Signal),
+}
+
+/// What ends the program early.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Signal {
+    /// SIGINT: Ctrl-C.
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
 }
 
 impl Error {
@@ -22,6 +33,8 @@ impl Error {
         match self {
             Self::Usage(_) => ExitCode::from(2),
             Self::Failed(_) | Self::Reported => ExitCode::FAILURE,
+            Self::Interrupted(Signal::Interrupt) => ExitCode::from(130),
+            Self::Interrupted(Signal::Terminate) => ExitCode::from(143),
         }
     }
 }
@@ -31,6 +44,8 @@ impl fmt::Display for Error {
         match self {
             Self::Usage(text) | Self::Failed(text) => f.write_str(text),
             Self::Reported => f.write_str("failed, see above"),
+            Self::Interrupted(Signal::Interrupt) => f.write_str("interrupted"),
+            Self::Interrupted(Signal::Terminate) => f.write_str("terminated"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `bottomless-cli`: looks into a bucket that bottomless writes to, restores from it, and says what is wrong with it.
 //!
 //! Standard output is data, in the shape that [`command`] documents when `--json` is given; standard error is for
-//! people. Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! people. Exit codes: 0 done, 1 failed or something wrong was found, 2 wrong usage, 130 after SIGINT, 143 after SIGTERM.
 
 mod args;
 mod bar;
@@ -13,10 +13,11 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Args, Command};
-use crate::error::Error;
+use crate::args::Args;
+use crate::error::{Error, Signal};
 use crate::output::Output;
 
 fn main() -> ExitCode {
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
         .with_ansi(io::stderr().is_terminal())
         .log_internal_errors(false)
         .init();
-    match run(args) {
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "bottomless-cli: {error}");
@@ -44,22 +45,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> Result<(), Error> {
+fn run(args: &Args) -> Result<(), Error> {
     let output = Output::new(args.common.json);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let command = async {
-            match args.command {
-                Command::Ls => command::ls::run(&args.common, output).await,
-                Command::Restore(restore) => command::restore::run(&args.common, &restore, output).await,
-                Command::Doctor => command::doctor::run(&args.common, output).await,
-                Command::CreateBucket => command::create_bucket::run(&args.common, output).await,
-            }
-        };
+        // Caught before anything is begun.
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
         // What is unfinished is dropped, and takes its temporary files along.
         tokio::select! {
-            done = command => done,
-            _ = tokio::signal::ctrl_c() => Err(Error::Failed("interrupted".into())),
+            done = args.command.run(&args.common, output) => done,
+            _ = interrupt.recv() => Err(Error::Interrupted(Signal::Interrupt)),
+            _ = terminate.recv() => Err(Error::Interrupted(Signal::Terminate)),
         }
     })
 }

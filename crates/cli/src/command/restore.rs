@@ -14,7 +14,7 @@ use serde::Serialize;
 use tempfile::{NamedTempFile, TempPath};
 
 use super::{Place, connect};
-use crate::args::{Common, Restore};
+use crate::args::Common;
 use crate::bar::Bar;
 use crate::error::Error;
 use crate::output::{Output, Report};
@@ -23,19 +23,33 @@ use crate::output::{Output, Report};
 /// file of the same name.
 const COMPANIONS: [&str; 4] = ["-wal", "-shm", "-journal", "-bottomless"];
 
-pub(crate) async fn run(common: &Common, args: &Restore, output: Output) -> Result<(), Error> {
+/// What `restore` needs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The file to write; it appears when it is complete and verified
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+
+    /// Restore the state after this transaction, 16 hexadecimal digits as ls shows them [default: the last]
+    #[arg(long, value_name = "TXID")]
+    txid: Option<Txid>,
+
+    /// Replace FILE if it exists, with its -wal, -shm, -journal and -bottomless; no program may have it open
+    #[arg(short, long)]
+    force: bool,
+}
+
+pub(crate) async fn run(common: &Common, options: &Options, output: Output) -> Result<(), Error> {
     let location = common.location()?;
-    let id = common.database()?.ok_or_else(|| {
-        Error::Usage("name the database with -d or LIBSQL_BOTTOMLESS_DATABASE_ID (bottomless-cli ls lists them)".into())
-    })?;
-    let target = Target::new(&args.output, args.force)?;
+    let id = common.one_database()?;
+    let target = Target::new(&options.output, options.force)?;
     let history = History::new(connect(&location).await?, id.clone());
     let temporary = target.temporary()?;
     let (file, path) = temporary.into_parts();
     let file = Arc::new(file);
-    let restored = download(&history, args.txid, &file).await?;
+    let restored = download(&history, options.txid, &file).await?;
     target.put_in_place(&file, path)?;
-    Ok(output.print(&Done::new(Place::from(&location), &id, &args.output, &restored))?)
+    Ok(output.print(&Done::new(Place::from(&location), &id, &options.output, &restored))?)
 }
 
 /// Fills `file`.
@@ -171,9 +185,21 @@ mod tests {
 
     use bottomless_ltx::{Checksum, PageSize, Position};
     use bottomless_store::Location;
+    use clap::Parser as _;
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_transaction_is_named_as_ls_shows_it() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: Options,
+        }
+        let line = Line::try_parse_from(["restore", "-o", "f", "--txid", "000000000000000c"]).unwrap();
+        assert_eq!(line.options.txid, Some(Txid::new(12)));
+    }
 
     #[test]
     fn what_was_restored() {
