@@ -113,6 +113,29 @@ mod tests {
         Args::command().debug_assert();
     }
 
+    /// The examples of the page are held against what is printed by `tests/documented.rs`.
+    #[test]
+    fn every_command_and_option_is_on_the_page() {
+        const PAGE: &str = include_str!("../../../docs/cli.md");
+        let sections: Vec<&str> = PAGE.split("\n## ").collect();
+        for command in Args::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let title = format!("`{}`\n", command.get_name());
+            let section = sections.iter().find(|section| section.starts_with(&title));
+            let section = section.unwrap_or_else(|| panic!("docs/cli.md has no section {title}"));
+            for option in command.get_arguments() {
+                let name = match (option.get_long(), option.get_value_names()) {
+                    (Some(long), _) => format!("--{long}"),
+                    (None, Some([name, ..])) => format!("`{name}`"),
+                    (None, _) => option.get_id().to_string(),
+                };
+                assert!(section.contains(&name), "docs/cli.md does not have {name} in the section {title}");
+            }
+        }
+        for long in Args::command().get_arguments().filter_map(|option| option.get_long()) {
+            assert!(sections[1].contains(&format!("--{long}")), "docs/cli.md does not have --{long}");
+        }
+    }
+
     #[test]
     fn options_stand_before_and_after_the_command() {
         for arguments in [["-d", "a.db", "ls", "--json"], ["ls", "--json", "--database", "a.db"]] {

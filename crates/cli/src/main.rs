@@ -1,6 +1,6 @@
 //! `bottomless-cli`: looks into a bucket that bottomless writes to, restores from it, and says what is wrong with it.
 //!
-//! Standard output is data, in the shape that [`command`] documents when `--json` is given; standard error is for
+//! Standard output is data, in the shape that `docs/cli.md` documents when `--json` is given; standard error is for
 //! people. Exit codes: 0 done, 1 failed or something wrong was found, 2 wrong usage, 130 after SIGINT, 143 after SIGTERM.
 
 mod args;
