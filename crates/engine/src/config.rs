@@ -1,13 +1,17 @@
 //! The configuration of one database: environment variables, and URI parameters, which win.
 
+mod compaction;
+
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use bottomless_history::DatabaseId;
+use bottomless_history::{DatabaseId, Policy};
 use bottomless_store::{Endpoint, Location};
 
 use crate::error::{Error, ErrorKind, Result};
+
+pub use compaction::policy;
 
 /// What to do at open when the local file is not empty and the bucket holds something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +46,28 @@ pub struct Config {
     pub fencing: Fencing,
     /// How long a commit may wait for the store.
     pub timeout: Duration,
+    /// How this process keeps the history small in the background; None if it does not.
+    pub compaction: Option<Policy>,
 }
 
 const PREFIX: &str = "LIBSQL_BOTTOMLESS_";
 
 /// The settings of a database; each is also a URI parameter, in lower case.
-const SETTINGS: [&str; 7] =
-    ["ENDPOINT", "BUCKET", "DATABASE_ID", "INITIAL_REPLICATION", "LAYOUT", "FENCING", "TIMEOUT"];
+const SETTINGS: [&str; 13] = [
+    "ENDPOINT",
+    "BUCKET",
+    "DATABASE_ID",
+    "INITIAL_REPLICATION",
+    "LAYOUT",
+    "FENCING",
+    "TIMEOUT",
+    compaction::SWITCH,
+    compaction::LEVELS[0],
+    compaction::LEVELS[1],
+    compaction::LEVELS[2],
+    compaction::SNAPSHOT,
+    compaction::RETENTION,
+];
 
 /// Settings of the process, which no URI can change.
 const DEFAULT_VFS: &str = "DEFAULT_VFS";
@@ -137,6 +156,7 @@ impl Config {
                 choice(source, "FENCING", Fencing::On, &[("on", Fencing::On), ("off", Fencing::Off)])?
             },
             timeout: timeout(source)?,
+            compaction: compaction::read(source)?,
         })
     }
 }
@@ -249,7 +269,10 @@ mod tests {
         }
     }
 
-    fn read(variables: &[(&'static str, &'static str)], parameters: &[(&'static str, &'static str)]) -> Result<Config> {
+    pub(super) fn read(
+        variables: &[(&'static str, &'static str)],
+        parameters: &[(&'static str, &'static str)],
+    ) -> Result<Config> {
         let source =
             Fake { variables: variables.iter().copied().collect(), parameters: parameters.iter().copied().collect() };
         Config::read(&source, Path::new("/data/test.db"))

@@ -26,7 +26,7 @@ impl NameAndEnvironment {
 
     /// Says so if a parameter is neither ours nor SQLite's: it may be a typing error.
     pub(crate) fn warn_of_unknown(&self) {
-        const KNOWN: [&str; 14] = [
+        const KNOWN: [&str; 20] = [
             "vfs",
             "mode",
             "cache",
@@ -41,6 +41,12 @@ impl NameAndEnvironment {
             "layout",
             "fencing",
             "timeout",
+            "compaction",
+            "level1_interval",
+            "level2_interval",
+            "level3_interval",
+            "snapshot_interval",
+            "retention",
         ];
         // SAFETY: see `new`.
         for key in unsafe { api::uri_keys(self.name) } {

@@ -70,6 +70,7 @@ pub fn config(timeout: Duration) -> Config {
         initial_replication: InitialReplication::Error,
         fencing: Fencing::On,
         timeout,
+        compaction: None,
     }
 }
 
