@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crc_fast::{CrcAlgorithm::Crc64GoIso, Digest};
 
-use crate::{DecodeError, HEADER_LENGTH, PageNumber, Tail};
+use crate::{DecodeError, FRAME_HEADER_LENGTH, HEADER_LENGTH, PageNumber, PageSize, Tail};
 
 /// Always set in a checksum, so that zero means "none".
 const FLAG: u64 = 1 << 63;
@@ -109,6 +109,24 @@ impl RunningChecksum {
     #[must_use]
     pub const fn finish(self) -> Checksum {
         Checksum::from_crc(self.crc)
+    }
+}
+
+/// The CRC of one frame: of its header and of the page as it is expanded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameChecksum(u64);
+
+impl FrameChecksum {
+    pub(crate) fn of(head: &[u8; FRAME_HEADER_LENGTH], content: &[u8]) -> Self {
+        let mut digest = Digest::new(Crc64GoIso);
+        digest.update(head);
+        digest.update(content);
+        Self(digest.finalize())
+    }
+
+    /// The same as part of a file with pages of this size.
+    pub(crate) fn running(self, page_size: PageSize) -> RunningChecksum {
+        RunningChecksum { crc: self.0, length: (FRAME_HEADER_LENGTH + page_size.bytes()) as u64 }
     }
 }
 

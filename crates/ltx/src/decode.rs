@@ -3,8 +3,8 @@
 use crc_fast::{CrcAlgorithm::Crc64GoIso, Digest};
 
 use crate::{
-    DecodeError, FRAME_FLAG_SIZE, FRAME_HEADER_LENGTH, FileChecksum, Frame, HEADER_LENGTH, Header, PageNumber,
-    PageSize, RunningChecksum, Tail, TailProgress, Trailer,
+    DecodeError, FRAME_FLAG_SIZE, FRAME_HEADER_LENGTH, FileChecksum, Frame, FrameChecksum, HEADER_LENGTH, Header,
+    PageNumber, PageSize, RunningChecksum, Tail, TailProgress, Trailer,
 };
 
 /// Reads a run of whole frames and hands each page to `visit`, in ascending order.
@@ -23,6 +23,55 @@ pub fn decode_frames<E: From<DecodeError>>(
     mut visit: impl FnMut(PageNumber, &[u8]) -> Result<(), E>,
 ) -> Result<RunningChecksum, E> {
     let mut digest = Digest::new(Crc64GoIso);
+    each_frame(bytes, frames, page_size, scratch, |frame, _, head, content| {
+        digest.update(head);
+        digest.update(content);
+        visit(frame.page, content)
+    })?;
+    Ok(RunningChecksum::from(&digest))
+}
+
+/// A frame of a run, and what it holds.
+#[derive(Clone, Copy, Debug)]
+pub struct WholeFrame<'a> {
+    /// Where it is in the file, and of which page.
+    pub frame: &'a Frame,
+    /// Its bytes in the file.
+    pub bytes: &'a [u8],
+    /// Its part of the file checksum.
+    pub checksum: FrameChecksum,
+    /// The page.
+    pub content: &'a [u8],
+}
+
+/// As [`decode_frames`], for a reader that copies frames into another file ([`crate::Encoder::copy_frame`]).
+///
+/// # Errors
+/// As [`decode_frames`].
+pub fn decode_whole_frames<E: From<DecodeError>>(
+    bytes: &[u8],
+    frames: &[Frame],
+    page_size: PageSize,
+    scratch: &mut Vec<u8>,
+    mut visit: impl FnMut(WholeFrame<'_>) -> Result<(), E>,
+) -> Result<RunningChecksum, E> {
+    let mut running = RunningChecksum::EMPTY;
+    each_frame(bytes, frames, page_size, scratch, |frame, bytes, head, content| {
+        let checksum = FrameChecksum::of(head, content);
+        running = running.then(checksum.running(page_size));
+        visit(WholeFrame { frame, bytes, checksum, content })
+    })?;
+    Ok(running)
+}
+
+/// Reads a run of whole frames and hands out each: its place in the index, its bytes, its header, its page.
+fn each_frame<E: From<DecodeError>>(
+    bytes: &[u8],
+    frames: &[Frame],
+    page_size: PageSize,
+    scratch: &mut Vec<u8>,
+    mut visit: impl FnMut(&Frame, &[u8], &[u8; FRAME_HEADER_LENGTH], &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
     let mut rest = bytes;
     scratch.clear();
     scratch.resize(page_size.bytes(), 0);
@@ -38,16 +87,14 @@ pub fn decode_frames<E: From<DecodeError>>(
         };
         rest = behind;
         let head = decode_frame(bytes, frame, scratch)?;
-        digest.update(head);
-        digest.update(scratch);
-        visit(frame.page, scratch)?;
+        visit(frame, bytes, head, scratch)?;
     }
     if !rest.is_empty() {
         let problem = format!("{} bytes follow the last frame", rest.len());
         let offset = frames.last().map_or(HEADER_LENGTH as u64, Frame::end);
         return Err(DecodeError::Frame { offset, problem }.into());
     }
-    Ok(RunningChecksum::from(&digest))
+    Ok(())
 }
 
 /// Reads one frame into `page`, which has the length of a page; returns the frame's header.

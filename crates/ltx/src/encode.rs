@@ -7,8 +7,8 @@ use lz4_flex::block::{CompressTable, compress_into_with_table};
 
 use crate::tail::longest_frame;
 use crate::{
-    Checksum, END_MARKER_LENGTH, EncodeError, FRAME_FLAG_SIZE, FRAME_HEADER_LENGTH, HEADER_LENGTH, Header, PageNumber,
-    PageSize, RunningChecksum, varint,
+    Checksum, END_MARKER_LENGTH, EncodeError, FRAME_FLAG_SIZE, FRAME_HEADER_LENGTH, FrameChecksum, HEADER_LENGTH,
+    Header, PageNumber, PageSize, RunningChecksum, varint,
 };
 
 /// Writes the pages of one file, in ascending order, and then what stands around them.
@@ -19,7 +19,9 @@ use crate::{
 /// keeps some eight bytes for each page.
 pub struct Encoder {
     page_size: PageSize,
-    /// Over the frames.
+    /// Over the frames up to those that `digest` has.
+    checksum: RunningChecksum,
+    /// Over the frames that were encoded since the last one that was copied.
     digest: Digest,
     /// The index so far, as it will be written.
     index: Vec<u8>,
@@ -64,6 +66,7 @@ impl Encoder {
     pub fn new(page_size: PageSize) -> Self {
         Self {
             page_size,
+            checksum: RunningChecksum::EMPTY,
             digest: Digest::new(Crc64GoIso),
             index: Vec::new(),
             offset: HEADER_LENGTH as u64,
@@ -93,12 +96,7 @@ impl Encoder {
     /// When the page does not come after the one before, is the lock page, or has not the length of a page. Nothing
     /// is appended then, and other pages may still be encoded.
     pub fn encode_page(&mut self, page: PageNumber, content: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        if let Some(previous) = self.last.filter(|&previous| previous >= page) {
-            return Err(EncodeError::Order { page, previous });
-        }
-        if page == self.page_size.lock_page() {
-            return Err(EncodeError::LockPage(page));
-        }
+        self.check_next(page)?;
         let need = self.page_size.bytes();
         if content.len() != need {
             let have = content.len();
@@ -109,7 +107,7 @@ impl Encoder {
         out.resize(start + longest_frame(self.page_size), 0);
         let (_, frame) = out.split_at_mut(start);
         let (head, block) = frame.split_at_mut(FRAME_HEADER_LENGTH);
-        let block_length = match compress_into_with_table(content, block, &mut self.table) {
+        let length = match compress_into_with_table(content, block, &mut self.table) {
             Ok(length) => length,
             Err(error) => {
                 out.truncate(start);
@@ -118,15 +116,55 @@ impl Encoder {
             }
         };
         // A page has at most 64 KiB, and LZ4 makes it hardly longer.
-        let [s0, s1, s2, s3] = u32::try_from(block_length).unwrap_or(u32::MAX).to_be_bytes();
-        let [n0, n1, n2, n3] = page.get().to_be_bytes();
-        let [f0, f1] = FRAME_FLAG_SIZE.to_be_bytes();
-        head.copy_from_slice(&[n0, n1, n2, n3, f0, f1, s0, s1, s2, s3]);
+        head.copy_from_slice(&frame_header(page, u32::try_from(length).unwrap_or(u32::MAX)));
         self.digest.update(head);
         self.digest.update(content);
-        let length = FRAME_HEADER_LENGTH + block_length;
+        let length = FRAME_HEADER_LENGTH + length;
         out.truncate(start + length);
+        self.append(page, length);
+        Ok(())
+    }
 
+    /// Appends a frame as another file has it, as [`crate::decode_whole_frames`] hands it out with its checksum. The
+    /// page is not expanded: that the checksum is the frame's is the caller's business.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode_page`], and when the bytes are not a frame of the page.
+    pub fn copy_frame(
+        &mut self,
+        page: PageNumber,
+        frame: &[u8],
+        checksum: FrameChecksum,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        self.check_next(page)?;
+        let length = frame.len();
+        let fits = length > FRAME_HEADER_LENGTH && length <= longest_frame(self.page_size);
+        let head = u32::try_from(length.saturating_sub(FRAME_HEADER_LENGTH)).map(|block| frame_header(page, block));
+        if !(fits && head.is_ok_and(|head| frame.starts_with(&head))) {
+            return Err(EncodeError::NotAFrame { page, length });
+        }
+        let encoded = std::mem::replace(&mut self.digest, Digest::new(Crc64GoIso));
+        let frames = self.checksum.then(RunningChecksum::from(&encoded));
+        self.checksum = frames.then(checksum.running(self.page_size));
+        out.extend_from_slice(frame);
+        self.append(page, length);
+        Ok(())
+    }
+
+    /// Whether this page may come next.
+    fn check_next(&self, page: PageNumber) -> Result<(), EncodeError> {
+        if let Some(previous) = self.last.filter(|&previous| previous >= page) {
+            return Err(EncodeError::Order { page, previous });
+        }
+        if page == self.page_size.lock_page() {
+            return Err(EncodeError::LockPage(page));
+        }
+        Ok(())
+    }
+
+    /// Notes the frame of a page behind those before it.
+    fn append(&mut self, page: PageNumber, length: usize) {
         varint::append(&mut self.index, page.get().into());
         varint::append(&mut self.index, self.offset);
         varint::append(&mut self.index, length as u64);
@@ -134,7 +172,6 @@ impl Encoder {
         self.note_missing(page.get());
         self.last = Some(page);
         self.pages += 1;
-        Ok(())
     }
 
     /// Remembers the first page that is left out between the last one and `next`.
@@ -165,7 +202,8 @@ impl Encoder {
         out.extend_from_slice(&[0; 8]);
         let (_, tail) = out.split_at(start);
         let length = self.offset + tail.len() as u64 + 8;
-        let after_header = RunningChecksum::from(&self.digest).then(RunningChecksum::of(tail));
+        let frames = self.checksum.then(RunningChecksum::from(&self.digest));
+        let after_header = frames.then(RunningChecksum::of(tail));
         let file_checksum = RunningChecksum::of(&header).then(after_header).finish();
         out.extend_from_slice(&file_checksum.get().to_be_bytes());
         Ok(Finished { header, file_checksum, after_header, pages: self.pages, length })
@@ -191,4 +229,12 @@ impl Encoder {
         }
         Ok(())
     }
+}
+
+/// What stands before the LZ4 block of a page.
+fn frame_header(page: PageNumber, block_length: u32) -> [u8; FRAME_HEADER_LENGTH] {
+    let [n0, n1, n2, n3] = page.get().to_be_bytes();
+    let [f0, f1] = FRAME_FLAG_SIZE.to_be_bytes();
+    let [s0, s1, s2, s3] = block_length.to_be_bytes();
+    [n0, n1, n2, n3, f0, f1, s0, s1, s2, s3]
 }

@@ -108,6 +108,14 @@ pub enum EncodeError {
         /// The page size.
         need: usize,
     },
+    /// The bytes to be copied are not a frame.
+    #[error("the {length} bytes to be copied are not a frame of page {page}")]
+    NotAFrame {
+        /// The page.
+        page: PageNumber,
+        /// The bytes given.
+        length: usize,
+    },
     /// The database ends before the last page that was given.
     #[error("page {page} lies behind the end of the database, which has {size_in_pages} pages")]
     BehindEnd {

@@ -10,6 +10,7 @@
 //! - Reading a large file in pieces, in parallel: [`Header::decode`] on the first [`HEADER_LENGTH`] bytes,
 //!   [`Tail::parse`] on the last bytes, [`decode_frames`] on any run of whole frames, and [`FileChecksum`] to join
 //!   the checksums of the pieces.
+//! - Merging files: [`decode_whole_frames`], and [`Encoder::copy_frame`] for the frames that are wanted.
 
 mod checksum;
 mod decode;
@@ -26,8 +27,8 @@ mod golden_test;
 #[cfg(test)]
 mod property_test;
 
-pub use checksum::{Checksum, FileChecksum, ParseChecksumError, RunningChecksum};
-pub use decode::{DecodedFile, decode_file, decode_frames};
+pub use checksum::{Checksum, FileChecksum, FrameChecksum, ParseChecksumError, RunningChecksum};
+pub use decode::{DecodedFile, WholeFrame, decode_file, decode_frames, decode_whole_frames};
 pub use encode::{Encoder, Finished};
 pub use error::{DecodeError, EncodeError, InvalidHeader};
 pub use header::{DatabaseChecksums, HEADER_LENGTH, Header, WalOrigin};

@@ -122,6 +122,36 @@ proptest! {
         prop_assert_eq!(pages, file.pages);
     }
 
+    /// A file whose frames are partly copied from another is the one that is encoded from the pages.
+    #[test]
+    fn copied_frames_make_the_same_file(file in file(), copied: u8) {
+        let TailProgress::Complete(tail) = Tail::parse(file.bytes.len() as u64, &file.bytes).unwrap() else {
+            panic!("the whole file was given");
+        };
+        let frames = &file.bytes[HEADER_LENGTH..tail.offset as usize];
+        let mut encoder = Encoder::new(file.header.page_size);
+        let mut bytes = vec![0; HEADER_LENGTH];
+        let mut pages = Vec::new();
+        let part = decode_whole_frames(frames, &tail.frames, file.header.page_size, &mut Vec::new(), |frame| {
+            let page = frame.frame.page;
+            if copied >> (pages.len() % 8) & 1 == 1 {
+                encoder.copy_frame(page, frame.bytes, frame.checksum, &mut bytes).unwrap();
+            } else {
+                encoder.encode_page(page, frame.content, &mut bytes).unwrap();
+            }
+            pages.push((page, frame.content.to_vec()));
+            Ok::<_, DecodeError>(())
+        }).unwrap();
+        let finished = encoder.finish(&file.header, &mut bytes).unwrap();
+        bytes[..HEADER_LENGTH].copy_from_slice(&finished.header);
+        prop_assert!(bytes == file.bytes);
+        prop_assert_eq!(finished.length, bytes.len() as u64);
+        prop_assert_eq!(pages, file.pages);
+        let mut checksum = FileChecksum::new(&finished.header);
+        checksum.push(part);
+        checksum.verify(&tail).unwrap();
+    }
+
     #[test]
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000), length: u64) {
         prop_assert!(decode(&bytes).is_err());
@@ -245,6 +275,49 @@ fn pages_that_do_not_belong_in_a_file_are_refused() {
     );
     let other_size = Encoder::new(PageSize::MAX);
     assert!(matches!(other_size.finish(&file.header, &mut out), Err(EncodeError::PageSize { .. })));
+}
+
+#[test]
+fn bytes_that_are_no_frame_are_not_copied() {
+    let file = small_file();
+    let TailProgress::Complete(tail) = Tail::parse(file.bytes.len() as u64, &file.bytes).unwrap() else {
+        panic!("the whole file was given");
+    };
+    let end = tail.offset as usize;
+    let mut frames = Vec::new();
+    decode_whole_frames(&file.bytes[HEADER_LENGTH..end], &tail.frames, PageSize::MIN, &mut Vec::new(), |frame| {
+        frames.push((frame.frame.page, frame.bytes.to_vec(), frame.checksum));
+        Ok::<_, DecodeError>(())
+    })
+    .unwrap();
+    let (page, frame, checksum) = frames[1].clone();
+    let mut encoder = Encoder::new(PageSize::MIN);
+    let mut out = Vec::new();
+    let mut refused = |page, frame: &[u8]| {
+        let length = frame.len();
+        assert_eq!(encoder.copy_frame(page, frame, checksum, &mut out), Err(EncodeError::NotAFrame { page, length }));
+    };
+    for length in 0..frame.len() {
+        refused(page, &frame[..length]);
+    }
+    for byte in 0..10 {
+        let mut other = frame.clone();
+        other[byte] ^= 1;
+        refused(page, &other);
+    }
+    refused(page, &[frame.as_slice(), &[0]].concat());
+    refused(PageNumber::FIRST, &frame);
+    let mut long = frame.clone();
+    long.resize(10 + 2000, 0);
+    long[6..10].copy_from_slice(&2000_u32.to_be_bytes());
+    refused(page, &long);
+    assert_eq!((out.len(), encoder.pages()), (0, 0));
+
+    let lock_page = PageSize::MIN.lock_page();
+    encoder.copy_frame(page, &frame, checksum, &mut out).unwrap();
+    assert_eq!(encoder.copy_frame(page, &frame, checksum, &mut out), Err(EncodeError::Order { page, previous: page }));
+    assert_eq!(encoder.copy_frame(lock_page, &frame, checksum, &mut out), Err(EncodeError::LockPage(lock_page)));
+    assert_eq!(out, frame);
 }
 
 #[test]
