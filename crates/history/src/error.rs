@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
-use bottomless_ltx::{Checksum, DecodeError, PageSize, Txid};
+use bottomless_ltx::{Checksum, DecodeError, EncodeError, PageSize, Txid};
 use bottomless_store::{StoreError, StoreErrorKind};
 
 use crate::{InvalidSettings, PlanError};
@@ -37,6 +38,40 @@ pub enum HistoryError {
         key: String,
         /// What is wrong with it.
         cause: InvalidSettings,
+    },
+    /// The temporary files of a merge can't be written.
+    #[error(
+        "{}: the temporary files for merging objects can't be written: {cause}; check the disk's free space and the \
+         folder's permissions",
+        folder.display()
+    )]
+    Spool {
+        /// Where they are.
+        folder: PathBuf,
+        /// What the disk says.
+        cause: io::Error,
+    },
+    /// A merged object can't be put together.
+    #[error("{key} can't be made: {cause}")]
+    Unmerged {
+        /// The key that it would have.
+        key: String,
+        /// Why.
+        cause: EncodeError,
+    },
+    /// A merged object was created, and what is read back is not what was sent.
+    #[error(
+        "{key} was created, but what is read back is damaged ({cause}); {}. Nothing is lost: what it was made from is \
+         still there. The store, the way to it or the memory of this machine is at fault",
+        if *removed { "it was removed again" } else { "delete it, or move it away" }
+    )]
+    ReadBack {
+        /// Its key.
+        key: String,
+        /// What is wrong with it.
+        cause: Box<HistoryError>,
+        /// Whether it is gone again.
+        removed: bool,
     },
     /// The local file can't be written.
     #[error("the restored file can't be written: {0}; check the disk's free space and the folder's permissions")]
@@ -110,6 +145,14 @@ pub enum Damage {
         /// In the reply.
         have: u64,
     },
+    /// Another object has taken its place since it was listed.
+    #[error("it was listed with ETag {listed}, but has ETag {have}")]
+    Replaced {
+        /// In the listing.
+        listed: String,
+        /// In the reply.
+        have: String,
+    },
     /// It holds other transactions than its name says.
     #[error("its header says TXIDs {min} to {max}, not those of its name")]
     Name {
@@ -176,7 +219,9 @@ impl Damage {
     fn advice(&self) -> &'static str {
         match self {
             Self::Decode(DecodeError::OldPageFormat { .. }) => "nothing was restored",
-            Self::Size { .. } => "another program writes to this prefix; try again when it has ended",
+            Self::Size { .. } | Self::Replaced { .. } => {
+                "another program writes to this prefix; try again when it has ended"
+            }
             Self::Name { .. } => {
                 "it was put here under a wrong name; bring back the right object from a backup or an older version"
             }
@@ -201,6 +246,7 @@ impl HistoryError {
     pub(crate) fn subject(&self) -> (&str, String) {
         match self {
             Self::Damaged { key, damage } => (key, damage.to_string()),
+            Self::ReadBack { key, cause, .. } => (key, cause.to_string()),
             Self::Store(error) => (error.key(), error.to_string()),
             other => ("", other.to_string()),
         }
@@ -228,5 +274,15 @@ impl HistoryError {
     #[must_use]
     pub fn is_vanished(&self) -> bool {
         matches!(self, Self::Store(error) if error.kind() == StoreErrorKind::NotFound)
+    }
+
+    /// Whether the bucket is not as it was listed: an object has vanished, or another has taken its place. A new listing
+    /// leads on.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        match self {
+            Self::Damaged { damage, .. } => matches!(**damage, Damage::Size { .. } | Damage::Replaced { .. }),
+            other => other.is_vanished(),
+        }
     }
 }

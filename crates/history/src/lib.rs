@@ -6,6 +6,7 @@
 //!   position that a database checksum belongs to.
 //! - [`Listing::plan`] chooses the objects that lead to a position; [`History::restore`] downloads, verifies and
 //!   applies them; [`History::restore_around`] does both, and takes another way where one is damaged.
+//! - [`History::merge`] makes one object of many; [`History::read_back`] tells whether an object is whole.
 //!
 //! Keys and bytes are described in `docs/format.md`.
 
@@ -24,7 +25,7 @@ mod route;
 mod settings;
 mod target;
 
-pub use compact::{InvalidInterval, Policy, parse_interval};
+pub use compact::{Copies, InvalidInterval, MergeOptions, Merged, Policy, parse_interval};
 pub use error::{Damage, HistoryError, NoWay};
 pub use history::{Ends, History};
 pub use id::{DatabaseId, InvalidDatabaseId};

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use bottomless_ltx::{DecodeError, FileChecksum, HEADER_LENGTH, Header, PageNumber, Tail, TailProgress};
+use bottomless_store::Object;
 use bytes::{Bytes, BytesMut};
 
 use crate::{Damage, Entry, History, HistoryError, ObjectName};
@@ -72,17 +73,40 @@ impl History {
         Ok(Some(bytes))
     }
 
+    /// Reads bytes of an object, or all of it; they are of the object that was listed, as far as ETags tell.
+    pub(crate) async fn fetch_listed(&self, entry: &Entry, range: Option<Range<u64>>) -> Result<Bytes, HistoryError> {
+        let key = entry.name.key(self.id());
+        let (bytes, object) = self.bucket().fetch(&key, range).await?;
+        check_listed(&key, entry, &object)?;
+        Ok(bytes)
+    }
+
     /// Reads header and tail, of `whole` or from the store.
     pub(crate) async fn open(&self, entry: &Entry, whole: Option<Bytes>) -> Result<Opened, HistoryError> {
+        self.open_as(entry, whole, |key, entry, object| check_size(key, entry, object.size)).await
+    }
+
+    /// As [`History::open`], of the object that was listed, as far as ETags tell.
+    pub(crate) async fn open_listed(&self, entry: &Entry, whole: Option<Bytes>) -> Result<Opened, HistoryError> {
+        self.open_as(entry, whole, check_listed).await
+    }
+
+    async fn open_as(
+        &self,
+        entry: &Entry,
+        whole: Option<Bytes>,
+        check: impl Fn(&str, &Entry, &Object) -> Result<(), HistoryError>,
+    ) -> Result<Opened, HistoryError> {
         let key = entry.name.key(self.id());
         let (head, end) = match &whole {
             Some(bytes) => (bytes.clone(), bytes.clone()),
             None => {
-                let (head, (end, object)) = futures::try_join!(
-                    self.bucket().get_range(&key, 0..HEADER_LENGTH as u64),
+                let ((head, first), (end, last)) = futures::try_join!(
+                    self.bucket().fetch(&key, Some(0..HEADER_LENGTH as u64)),
                     self.bucket().get_end(&key, guessed_tail_length(entry.size)),
                 )?;
-                check_size(&key, entry, object.size)?;
+                check(&key, entry, &first)?;
+                check(&key, entry, &last)?;
                 (head, end)
             }
         };
@@ -137,4 +161,16 @@ impl History {
 fn check_size(key: &str, entry: &Entry, have: u64) -> Result<(), HistoryError> {
     let listed = entry.size;
     if have == listed { Ok(()) } else { Err(HistoryError::damaged(key, Damage::Size { listed, have })) }
+}
+
+/// Whether a reply is of the object that was listed. Of an object whose ETag one of the two does not tell, only the size
+/// is known.
+fn check_listed(key: &str, entry: &Entry, object: &Object) -> Result<(), HistoryError> {
+    check_size(key, entry, object.size)?;
+    match (&entry.e_tag, &object.e_tag) {
+        (Some(listed), Some(have)) if listed != have => {
+            Err(HistoryError::damaged(key, Damage::Replaced { listed: listed.clone(), have: have.clone() }))
+        }
+        _ => Ok(()),
+    }
 }

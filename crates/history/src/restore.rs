@@ -330,13 +330,13 @@ impl From<DecodeError> for ApplyError {
 }
 
 /// The bytes of a run in an object that is in memory. They are within it: the index was held against its length.
-fn slice(whole: &Bytes, run: &Run) -> Bytes {
+pub(crate) fn slice(whole: &Bytes, run: &Run) -> Bytes {
     let place = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(whole.len());
     whole.slice(place(run.bytes.start)..place(run.bytes.end))
 }
 
 /// Runs `work` where blocking is allowed.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, HistoryError> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, HistoryError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| HistoryError::Interrupted(error.to_string()))
 }
 

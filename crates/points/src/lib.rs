@@ -151,6 +151,14 @@ points! {
     /// It counts, and nothing of it is recorded.
     AgainCommitted "again.committed"
 
+    // Merging objects.
+    /// What a merged object is to hold is in a temporary file.
+    CompactSpooled "compact.spooled"
+    /// A merged object is in the bucket.
+    CompactCreated "compact.created"
+    /// And is read back.
+    CompactReadBack "compact.read-back"
+
     // Closing.
     /// The last connection has made the local state durable.
     CloseSynced "close.synced"

@@ -281,6 +281,15 @@ impl Bucket {
         self.read(key, Some(GetRange::Suffix(length))).await
     }
 
+    /// Bytes `range` of an object, or all of it, and what the store says of it: so the parts of an object are known to be
+    /// of the same one.
+    ///
+    /// # Errors
+    /// See [`StoreErrorKind`].
+    pub async fn fetch(&self, key: &str, range: Option<Range<u64>>) -> Result<(Bytes, Object), StoreError> {
+        self.read(key, range.map(GetRange::Bounded)).await
+    }
+
     async fn read(&self, key: &str, range: Option<GetRange>) -> Result<(Bytes, Object), StoreError> {
         self.renewing(|| self.read_once(key, range.clone())).await
     }
@@ -373,12 +382,8 @@ impl Bucket {
         let op = "PUT";
         let path = self.path(op, key)?;
         self.count(Operation::Put, bytes.len() as u64);
-        let mut attributes = Attributes::new();
-        if self.inner.folder.is_none() {
-            attributes.insert(Attribute::Metadata(TIMESTAMP.into()), rfc3339(time).into());
-        }
         let seen = Seen::default();
-        let mut options = PutOptions { mode, attributes, ..PutOptions::default() };
+        let mut options = PutOptions { mode, attributes: self.attributes(time), ..PutOptions::default() };
         options.extensions.insert(seen.clone());
         match self.inner.writer.put_opts(&path, PutPayload::from_bytes(bytes), options).await {
             Ok(done) => Ok(CreateOutcome::Created { e_tag: done.e_tag.map(unquoted) }),
@@ -468,7 +473,21 @@ impl Bucket {
         }
     }
 
-    fn path(&self, operation: &'static str, key: &str) -> Result<Path, StoreError> {
+    /// For what may be sent again by itself.
+    pub(crate) fn reader(&self) -> &dyn ObjectStore {
+        &*self.inner.reader
+    }
+
+    /// The metadata of an object, where the store keeps some.
+    pub(crate) fn attributes(&self, time: SystemTime) -> Attributes {
+        let mut attributes = Attributes::new();
+        if self.inner.folder.is_none() {
+            attributes.insert(Attribute::Metadata(TIMESTAMP.into()), rfc3339(time).into());
+        }
+        attributes
+    }
+
+    pub(crate) fn path(&self, operation: &'static str, key: &str) -> Result<Path, StoreError> {
         // A share that is not mounted must not be taken for an empty bucket, nor be written beside.
         if let Some(folder) = self.inner.folder.as_ref().filter(|folder| !folder.is_dir()) {
             let cause = format!("{} is no folder", folder.display());
@@ -480,7 +499,7 @@ impl Bucket {
             .ok_or_else(|| self.error(StoreErrorKind::Rejected, operation, key, "the key is not valid"))
     }
 
-    fn count(&self, operation: Operation, bytes: u64) {
+    pub(crate) fn count(&self, operation: Operation, bytes: u64) {
         if self.inner.count_calls {
             self.inner.meter.sent(operation, bytes);
         }
@@ -526,7 +545,7 @@ impl Bucket {
         StoreError::new(kind, operation, key, &self.inner.location, cause)
     }
 
-    fn checked<T>(
+    pub(crate) fn checked<T>(
         &self,
         operation: &'static str,
         key: &str,
@@ -595,7 +614,7 @@ fn object(meta: ObjectMeta) -> Object {
 }
 
 /// Some services quote ETags in one reply and not in another.
-fn unquoted(e_tag: String) -> String {
+pub(crate) fn unquoted(e_tag: String) -> String {
     e_tag.trim_matches('"').to_owned()
 }
 

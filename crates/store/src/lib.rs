@@ -15,6 +15,7 @@ mod error;
 mod listing;
 mod local;
 mod meter;
+mod parts;
 pub mod probe;
 mod s3;
 mod transport;

@@ -34,11 +34,14 @@ pub(crate) enum Operation {
 impl Operation {
     /// The operation of a request as S3 speaks it.
     pub(crate) fn of(method: &http::Method, query: Option<&str>) -> Self {
+        let has = |name: &str| query.is_some_and(|q| q.split('&').any(|p| p.split('=').next() == Some(name)));
         match *method {
             http::Method::PUT => Self::Put,
+            // The first and the last request of an upload in parts.
+            http::Method::POST if has("uploads") || has("uploadId") => Self::Put,
             http::Method::HEAD => Self::Head,
             http::Method::DELETE | http::Method::POST => Self::Delete,
-            _ if query.is_some_and(|q| q.split('&').any(|p| p.starts_with("list-type="))) => Self::List,
+            _ if has("list-type") => Self::List,
             _ => Self::Get,
         }
     }
@@ -90,5 +93,9 @@ mod tests {
         assert!(matches!(of(http::Method::GET, Some("prefix=list-type=2")), Operation::Get));
         assert!(matches!(of(http::Method::GET, None), Operation::Get));
         assert!(matches!(of(http::Method::PUT, None), Operation::Put));
+        assert!(matches!(of(http::Method::POST, Some("uploads")), Operation::Put));
+        assert!(matches!(of(http::Method::POST, Some("uploadId=7")), Operation::Put));
+        assert!(matches!(of(http::Method::POST, Some("delete")), Operation::Delete));
+        assert!(matches!(of(http::Method::DELETE, Some("uploadId=7")), Operation::Delete));
     }
 }

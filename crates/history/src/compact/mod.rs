@@ -3,6 +3,12 @@
 //! Level 0, the log, is the truth: level 1 to 3 and the snapshots are made from it and may be made again by anybody. So
 //! whoever compacts needs no lease: the worst that two at once do is the same work twice.
 
+mod create;
+mod inputs;
+mod merge;
 mod policy;
+mod read;
+mod spool;
 
+pub use merge::{Copies, MergeOptions, Merged};
 pub use policy::{InvalidInterval, Policy, parse_interval};
