@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use bottomless_ltx::{Checksum, DecodeError, EncodeError, PageSize, Txid};
 use bottomless_store::{StoreError, StoreErrorKind};
 
-use crate::{InvalidSettings, PlanError};
+use crate::{InvalidSettings, NoPoint, PlanError};
 
 /// Why the history could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,9 @@ pub enum HistoryError {
     /// The objects don't lead to the position.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The state that was asked for can't be restored, others near it can.
+    #[error(transparent)]
+    NoPoint(Box<NoPoint>),
     /// An object is not what it should be.
     #[error("{key}: {damage}; {}", damage.advice())]
     Damaged {
@@ -263,6 +266,10 @@ impl HistoryError {
             _ => (None, None),
         };
         key.into_iter().chain(second)
+    }
+
+    pub(crate) fn no_point(error: NoPoint) -> Self {
+        Self::NoPoint(Box::new(error))
     }
 
     pub(crate) fn damaged(key: impl Into<String>, damage: impl Into<Damage>) -> Self {

@@ -1,7 +1,9 @@
 //! What a writer left behind that was too late: an object of the log that was created after its transaction was merged
 //! and deleted there. Who writes removes it when it notices, unless it dies or may not delete.
 
-use crate::{Entry, Level, Listing, Plan, PlanError};
+use std::collections::HashSet;
+
+use crate::{Entry, Level, Listing, ObjectName, Plan, PlanError};
 
 use bottomless_ltx::Txid;
 
@@ -11,7 +13,12 @@ impl Listing {
     /// brought back since.)
     pub(crate) fn is_late(&self, entry: &Entry) -> bool {
         let is_older = |other: &Entry| other.merges(entry.name.max) && other.modified <= entry.modified;
-        entry.name.level == Level::LOG && self.entries().iter().any(is_older)
+        entry.name.level == Level::LOG && self.merged().iter().any(is_older)
+    }
+
+    /// All late objects.
+    pub(crate) fn late(&self) -> HashSet<ObjectName> {
+        self.log().iter().filter(|entry| self.is_late(entry)).map(|entry| entry.name).collect()
     }
 
     /// The cheapest plan, and before it, if that one needs late objects, the cheapest without any.
@@ -19,7 +26,7 @@ impl Listing {
         let plan = self.plan(from, Some(up_to))?;
         let mut plans = Vec::new();
         if plan.objects.iter().any(|entry| self.is_late(entry)) {
-            let late: Vec<_> = self.entries().iter().filter(|e| self.is_late(e)).map(|entry| entry.name).collect();
+            let late = self.late();
             plans.extend(self.without(|name| late.contains(name)).plan(from, Some(up_to)));
         }
         plans.push(plan);

@@ -4,6 +4,8 @@
 //! - [`History::list`] tells in one request what is there; [`Listing::last_txid`] where the history ends.
 //! - [`History::ends`] reads who wrote an object and which checksums it names; [`History::find_position`] looks for the
 //!   position that a database checksum belongs to.
+//! - [`History::locate`] finds the transaction of a point in time, and [`History::oldest_point`] the oldest one that can be
+//!   restored.
 //! - [`Listing::plan`] chooses the objects that lead to a position; [`History::restore`] downloads, verifies and
 //!   applies them; [`History::restore_around`] does both, and takes another way where one is damaged.
 //! - [`History::merge`] makes one object of many; [`History::read_back`] tells whether an object is whole.
@@ -17,20 +19,26 @@ mod history;
 mod id;
 mod late;
 mod listing;
+mod locate;
 mod name;
 mod object;
 mod plan;
+mod point;
 mod restore;
 mod route;
 mod settings;
 mod target;
+mod time;
 
 pub use compact::{Copies, InvalidInterval, MergeOptions, Merged, Policy, parse_interval};
 pub use error::{Damage, HistoryError, NoWay};
 pub use history::{Ends, History};
 pub use id::{DatabaseId, InvalidDatabaseId};
 pub use listing::{Entry, Listing};
+pub use locate::Goal;
 pub use name::{InvalidLevel, Level, ObjectName};
 pub use plan::{Plan, PlanError};
+pub use point::{Asked, NoPoint, RestorePoint};
 pub use restore::{Base, Progress, RestoreOptions, Restored};
 pub use settings::{InvalidSettings, Settings};
+pub use time::{InvalidTime, parse_time};

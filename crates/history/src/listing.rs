@@ -78,6 +78,12 @@ impl Listing {
         self.entries.split_at(end).0
     }
 
+    /// The objects of the levels above the log.
+    #[must_use]
+    pub fn merged(&self) -> &[Entry] {
+        self.entries.split_at(self.log().len()).1
+    }
+
     /// The object that holds the settings, if there is one.
     #[must_use]
     pub fn settings(&self) -> Option<&Object> {

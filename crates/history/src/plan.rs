@@ -161,6 +161,12 @@ impl Listing {
         ways
     }
 
+    /// The transactions to which a database can be restored from nothing, in ascending order.
+    #[must_use]
+    pub fn positions(&self) -> Vec<Txid> {
+        self.ways(Txid::ZERO, self.last_txid()).into_iter().map(|way| way.to).filter(|to| *to != Txid::ZERO).collect()
+    }
+
     /// The transactions that nothing leads over from `from` towards `up_to`, and the last position that can be reached.
     pub(crate) fn reach(&self, from: Txid, up_to: Txid) -> (RangeInclusive<Txid>, Txid) {
         let reached = self.ways(from, up_to).last().map_or(from, |way| way.to);

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use bottomless_ltx::{Checksum, DecodeError, PageSize, Position, RunningChecksum, Txid, decode_frames};
 use bottomless_points::{Point, reach};
@@ -18,6 +19,7 @@ use futures::{StreamExt, TryStreamExt};
 use crate::chain::{Chain, Link};
 use crate::object::{Opened, Run};
 use crate::target::{Target, Writer};
+use crate::time::from_milliseconds;
 use crate::{Damage, Entry, History, HistoryError, Plan, PlanError};
 
 /// Called with the bytes that are done and the bytes of the whole plan; must return at once. It may be called from
@@ -72,6 +74,9 @@ impl fmt::Debug for RestoreOptions {
 pub struct Restored {
     /// Where the file is now.
     pub position: Position,
+    /// When that transaction was made, as the newest object that was applied says; `None` when the base was there
+    /// already.
+    pub time: Option<SystemTime>,
     /// Its page size.
     pub page_size: PageSize,
     /// Its pages, the lock page among them.
@@ -182,6 +187,7 @@ impl History {
 struct Newest {
     key: String,
     target: Arc<Target>,
+    time: SystemTime,
     /// The database checksum after it, where it names one.
     expected: Option<Checksum>,
 }
@@ -207,12 +213,12 @@ impl Newest {
         .await?
         .map_err(HistoryError::Disk)?;
         let expected = header.database.map(|database| database.after).or(object.tail.trailer.post_apply_checksum);
-        Ok(Self { key: object.key.clone(), target, expected })
+        Ok(Self { key: object.key.clone(), target, time: from_milliseconds(header.timestamp_ms), expected })
     }
 
     /// Whether every page is there, and whether together they are the database that was there.
     fn finish(self, txid: Txid, last: &Entry, base: &[Option<Checksum>], bytes: u64) -> Result<Restored, HistoryError> {
-        let Self { key, target, expected } = self;
+        let Self { key, target, time, expected } = self;
         // Every worker has ended, so this is the only handle.
         let target =
             Arc::into_inner(target).ok_or_else(|| HistoryError::Interrupted("a worker is still running".into()))?;
@@ -229,7 +235,8 @@ impl Newest {
             return Err(HistoryError::damaged(key, Damage::Database { have, need }));
         }
         let position = Position { txid, checksum: have };
-        Ok(Restored { position, page_size, size_in_pages, page_checksums, last_object: Some(last.clone()), bytes })
+        let last_object = Some(last.clone());
+        Ok(Restored { position, time: Some(time), page_size, size_in_pages, page_checksums, last_object, bytes })
     }
 }
 
@@ -368,6 +375,7 @@ fn restored_already(plan: &Plan, base: Option<&Base>) -> Result<Restored, Histor
     };
     Ok(Restored {
         position: base.position,
+        time: None,
         page_size: base.page_size,
         size_in_pages: u32::try_from(base.page_checksums.len()).unwrap_or(u32::MAX),
         page_checksums: base.page_checksums,

@@ -403,7 +403,7 @@ impl History {
     }
 
     /// The header of an object that was listed. Services refuse to send a part of an empty one.
-    async fn header_of(&self, entry: &Entry) -> Result<Header, HistoryError> {
+    pub(crate) async fn header_of(&self, entry: &Entry) -> Result<Header, HistoryError> {
         if entry.size == 0 {
             let error = DecodeError::TooShort { what: "the header", offset: 0, need: HEADER_LENGTH as u64, have: 0 };
             return Err(HistoryError::damaged(entry.name.key(self.id()), Damage::Decode(error)));

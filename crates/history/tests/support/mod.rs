@@ -14,6 +14,9 @@ use bottomless_ltx::{
 use bottomless_store::{Body, Bucket, CreateOutcome, Location};
 use object_store::memory::InMemory;
 
+/// When transactions are made, in milliseconds, unless a test says otherwise.
+pub const TIME: i64 = 1_700_000_000_000;
+
 /// The pages of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
@@ -63,6 +66,8 @@ pub enum Change {
 pub struct Timeline {
     /// By TXID; the first is the empty database.
     pub states: Vec<Database>,
+    /// When each transaction was made, by TXID, in milliseconds.
+    pub times: Vec<i64>,
     written: Vec<Vec<usize>>,
 }
 
@@ -74,7 +79,8 @@ fn content(page_size: PageSize, seed: u8, place: usize) -> Vec<u8> {
 
 impl Timeline {
     pub fn new(page_size: u32, changes: &[Change]) -> Self {
-        let mut timeline = Self { states: vec![Database::empty(page_size)], written: vec![Vec::new()] };
+        let mut timeline =
+            Self { states: vec![Database::empty(page_size)], times: vec![TIME], written: vec![Vec::new()] };
         for change in changes {
             let mut database = timeline.states.last().unwrap().clone();
             let size = database.pages.len();
@@ -108,6 +114,7 @@ impl Timeline {
                 }
             }
             timeline.states.push(database);
+            timeline.times.push(TIME);
             timeline.written.push(written);
         }
         timeline
@@ -142,7 +149,8 @@ impl Timeline {
             }
             pages.split_off(&state.pages.len());
         }
-        encode(last.page_size, last.pages.len(), (min, max), checksums, pages)
+        let time = self.times[usize::try_from(max).unwrap()];
+        encode_at(time, last.page_size, last.pages.len(), (min, max), checksums, pages)
     }
 
     /// As [`Self::object`], without our checksums.
@@ -189,6 +197,17 @@ pub fn run<F: Future>(test: impl FnOnce(Warnings) -> F) -> F::Output {
 pub fn encode(
     page_size: PageSize,
     size_in_pages: usize,
+    txids: (u64, u64),
+    database: Option<DatabaseChecksums>,
+    pages: BTreeMap<usize, &[u8]>,
+) -> Vec<u8> {
+    encode_at(TIME, page_size, size_in_pages, txids, database, pages)
+}
+
+pub fn encode_at(
+    time: i64,
+    page_size: PageSize,
+    size_in_pages: usize,
     (min, max): (u64, u64),
     database: Option<DatabaseChecksums>,
     pages: BTreeMap<usize, &[u8]>,
@@ -197,7 +216,7 @@ pub fn encode(
         page_size,
         u32::try_from(size_in_pages).unwrap(),
         (Txid::new(min), Txid::new(max)),
-        1_700_000_000_000,
+        time,
         WriterId(7),
         DatabaseChecksums { before: Checksum::EMPTY, after: Checksum::EMPTY },
     );
