@@ -85,6 +85,60 @@ fn restore_writes_the_database() {
 }
 
 #[test]
+fn restore_goes_back_to_a_time() {
+    let world = World::new();
+    let states = world.three_transactions();
+    let restore = |database: &str, more: &[&str]| {
+        let _ = fs::remove_file(world.path("out.db"));
+        let output = world.path("out.db");
+        world.run(&[&["restore", "-d", database, "-o", output.to_str().unwrap()], more].concat())
+    };
+    for (time, txid) in [
+        ("1970-01-01T00:00:01Z", 1),
+        ("1970-01-01T01:00:01.999+01:00", 1),
+        ("1970-01-01 00:00:02Z", 2),
+        ("10 minutes ago", 3),
+        ("2100-01-01T00:00:00Z", 3),
+    ] {
+        let json = restore("test.db", &["--json", "--timestamp", time]).json();
+        assert_eq!(json["txid"], format!("{txid:016x}"), "{time}");
+        assert_eq!(json["timestamp"], format!("1970-01-01T00:00:0{txid}Z"), "{time}");
+        assert!(fs::read(world.path("out.db")).unwrap() == states[txid - 1], "{time}");
+    }
+    let ran = restore("test.db", &["--timestamp", "1970-01-01T00:00:02Z"]);
+    assert!(ran.out().contains("TXID 0000000000000002 of 1970-01-01T00:00:02Z"), "{}", ran.out());
+    assert!(
+        restore("test.db", &["--timestamp", "1970-01-01T00:00:00Z"])
+            .failed(1)
+            .contains("begins with TXID 0000000000000001")
+    );
+    for wrong in ["1970-01-01T00:00:02", "yesterday", "10 minutes", ""] {
+        assert!(restore("test.db", &["--timestamp", wrong]).failed(2).contains("--timestamp"), "{wrong}");
+    }
+    let both = &["--timestamp", "1970-01-01T00:00:02Z", "--txid", "0000000000000002"];
+    assert!(restore("test.db", both).failed(2).contains("cannot be used with"));
+
+    // Of the first three only the last is left.
+    world.put("merged.db", 9, (1, 3), &[], &states[2]);
+    world.put("merged.db", 1, (4, 6), &states[2], &states[1]);
+    for more in [["--timestamp", "1970-01-01T00:00:05Z"], ["--txid", "0000000000000005"]] {
+        let ran = restore("merged.db", &more);
+        let message = ran.failed(1);
+        for part in
+            ["TXID 0000000000000003 of 1970-01-01T00:00:03.000Z", "TXID 0000000000000006 of 1970-01-01T00:00:06.000Z"]
+        {
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(!world.path("out.db").exists());
+    }
+    for more in [["--timestamp", "1970-01-01T00:00:02Z"], ["--txid", "0000000000000002"]] {
+        let ran = restore("merged.db", &more);
+        let oldest = "the oldest point that is kept is TXID 0000000000000003 of 1970-01-01T00:00:03.000Z";
+        assert!(ran.failed(1).contains(oldest), "{}", ran.err());
+    }
+}
+
+#[test]
 fn restore_replaces_only_when_told() {
     let world = World::new();
     let states = world.three_transactions();

@@ -6,8 +6,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use bottomless_history::{DatabaseId, History, HistoryError, RestoreOptions, Restored};
+use bottomless_history::{DatabaseId, Goal, History, HistoryError, InvalidTime, RestoreOptions, Restored, parse_time};
 use bottomless_ltx::Txid;
 use indicatif::BinaryBytes;
 use serde::Serialize;
@@ -17,7 +18,7 @@ use super::{Place, connect};
 use crate::args::Common;
 use crate::bar::Bar;
 use crate::error::Error;
-use crate::output::{Output, Report};
+use crate::output::{Output, Report, rfc3339};
 
 /// Files beside a database file that belong to it. SQLite would replay a journal or a WAL that it finds beside another
 /// file of the same name.
@@ -34,9 +35,28 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TXID")]
     txid: Option<Txid>,
 
+    /// Restore the state as of this time: the last transaction that was made at it or before, by its writer's clock;
+    /// RFC 3339 like 2026-11-22T14:02:00Z, or like "10 minutes ago"
+    #[arg(long, value_name = "TIME", conflicts_with = "txid", value_parser = time)]
+    timestamp: Option<SystemTime>,
+
     /// Replace FILE if it exists, with its -wal, -shm, -journal and -bottomless; no program may have it open
     #[arg(short, long)]
     force: bool,
+}
+
+fn time(text: &str) -> Result<SystemTime, InvalidTime> {
+    parse_time(text, SystemTime::now())
+}
+
+impl Options {
+    fn goal(&self) -> Goal {
+        match (self.txid, self.timestamp) {
+            (Some(txid), _) => Goal::Txid(txid),
+            (None, Some(time)) => Goal::Time(time),
+            (None, None) => Goal::End,
+        }
+    }
 }
 
 pub(crate) async fn run(common: &Common, options: &Options, output: Output) -> Result<(), Error> {
@@ -47,14 +67,14 @@ pub(crate) async fn run(common: &Common, options: &Options, output: Output) -> R
     let temporary = target.temporary()?;
     let (file, path) = temporary.into_parts();
     let file = Arc::new(file);
-    let restored = download(&history, options.txid, &file).await?;
+    let restored = download(&history, options.goal(), &file).await?;
     target.put_in_place(&file, path)?;
     Ok(output.print(&Done::new(Place::from(&location), &id, &options.output, &restored))?)
 }
 
 /// Fills `file`.
-async fn download(history: &History, txid: Option<Txid>, file: &Arc<File>) -> Result<Restored, HistoryError> {
-    let listing = history.list(None).await?;
+async fn download(history: &History, goal: Goal, file: &Arc<File>) -> Result<Restored, HistoryError> {
+    let (listing, txid) = history.locate(goal).await?;
     let bar = Bar::start();
     let options = RestoreOptions { progress: Some(bar.progress()), ..RestoreOptions::default() };
     history.restore_around(listing, (Txid::ZERO, txid), file, &options, || Ok(None)).await
@@ -142,6 +162,7 @@ struct Done {
     database: String,
     file: String,
     txid: String,
+    timestamp: Option<String>,
     database_checksum: String,
     page_size: u32,
     pages: u32,
@@ -155,6 +176,7 @@ impl Done {
             database: id.to_string(),
             file: file.to_string_lossy().into_owned(),
             txid: restored.position.txid.to_string(),
+            timestamp: restored.time.map(rfc3339),
             database_checksum: restored.position.checksum.to_string(),
             page_size: restored.page_size.get(),
             pages: restored.size_in_pages,
@@ -168,9 +190,10 @@ impl Report for Done {
         let bytes = u64::from(self.pages) * u64::from(self.page_size);
         writeln!(
             to,
-            "Restored {} as of TXID {} into {}: {} pages, {} ({} downloaded).",
+            "Restored {} as of TXID {}{} into {}: {} pages, {} ({} downloaded).",
             self.database,
             self.txid,
+            self.timestamp.as_ref().map_or_else(String::new, |time| format!(" of {time}")),
             self.file,
             self.pages,
             BinaryBytes(bytes),
@@ -182,6 +205,8 @@ impl Report for Done {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
 
     use bottomless_ltx::{Checksum, PageSize, Position};
     use bottomless_store::Location;
@@ -205,6 +230,7 @@ mod tests {
     fn what_was_restored() {
         let restored = Restored {
             position: Position { txid: Txid::new(12), checksum: Checksum::EMPTY },
+            time: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123)),
             page_size: PageSize::try_from(4096).unwrap(),
             size_in_pages: 3,
             page_checksums: Vec::new(),
@@ -215,7 +241,7 @@ mod tests {
         let done = Done::new(place, &DatabaseId::new("test.db").unwrap(), Path::new("x/y.db"), &restored);
         let expected = json!({
             "endpoint": "file:///b", "bucket": "libsql", "database": "test.db", "file": "x/y.db",
-            "txid": "000000000000000c", "database_checksum": Checksum::EMPTY.to_string(), "page_size": 4096, "pages": 3,
+            "txid": "000000000000000c", "timestamp": "2023-11-14T22:13:20.123Z", "database_checksum": Checksum::EMPTY.to_string(), "page_size": 4096, "pages": 3,
             "downloaded_bytes": 700,
         });
         assert_eq!(serde_json::to_value(&done).unwrap(), expected);
@@ -223,7 +249,8 @@ mod tests {
         done.write_text(&mut text).unwrap();
         assert_eq!(
             String::from_utf8(text).unwrap(),
-            "Restored test.db as of TXID 000000000000000c into x/y.db: 3 pages, 12.00 KiB (700 B downloaded).\n"
+            "Restored test.db as of TXID 000000000000000c of 2023-11-14T22:13:20.123Z into x/y.db: 3 pages, 12.00 KiB \
+             (700 B downloaded).\n"
         );
     }
 

@@ -151,7 +151,8 @@ fn object((min, max): (u64, u64), before: &[u8], after: &[u8]) -> Vec<u8> {
         size_in_pages: u32::try_from(after.len() / PAGE_BYTES).unwrap(),
         min_txid: Txid::new(min),
         max_txid: Txid::new(max),
-        timestamp_ms: 0,
+        // A transaction a second.
+        timestamp_ms: i64::try_from(max).unwrap() * 1000,
         pre_apply_checksum: None,
         wal: Default::default(),
         writer: WriterId(7),
