@@ -208,6 +208,14 @@ pub enum Damage {
         /// The size of the database.
         size_in_pages: u32,
     },
+    /// It holds every page, and they are not those that it says.
+    #[error("it holds every page, and together they have checksum {have}, but it says {need}")]
+    Pages {
+        /// Of its pages.
+        have: Checksum,
+        /// In its header.
+        need: Checksum,
+    },
     /// The result is not the database that was there.
     #[error("the restored database has checksum {have}, but at this TXID it had {need}")]
     Database {

@@ -9,9 +9,11 @@
 //! - [`Listing::plan`] chooses the objects that lead to a position; [`History::restore`] downloads, verifies and
 //!   applies them; [`History::restore_around`] does both, and takes another way where one is damaged.
 //! - [`History::merge`] makes one object of many; [`History::read_back`] tells whether an object is whole.
+//! - [`History::audit`] reads everything and says what is wrong.
 //!
 //! Keys and bytes are described in `docs/format.md`.
 
+mod audit;
 mod chain;
 mod compact;
 mod error;
@@ -30,6 +32,7 @@ mod settings;
 mod target;
 mod time;
 
+pub use audit::{Audit, AuditOptions, Problem, Severity};
 pub use compact::{Copies, InvalidInterval, MergeOptions, Merged, Policy, parse_interval};
 pub use error::{Damage, HistoryError, NoWay};
 pub use history::{Ends, History};

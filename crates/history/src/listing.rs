@@ -34,14 +34,14 @@ pub struct Listing {
     id: DatabaseId,
     entries: Vec<Entry>,
     settings: Option<Object>,
-    foreign: usize,
+    foreign: Vec<String>,
 }
 
 impl Listing {
     /// Sorts what lies below the prefix of `id` into objects of the history and others.
     #[must_use]
     pub fn new(id: DatabaseId, objects: impl IntoIterator<Item = Object>) -> Self {
-        let mut foreign = 0;
+        let mut foreign = Vec::new();
         let mut settings = None;
         let settings_key = Settings::key(&id);
         let mut entries = Vec::new();
@@ -52,7 +52,7 @@ impl Listing {
                     entries.push(Entry { name, size, modified, e_tag });
                 }
                 None if object.key == settings_key => settings = Some(object),
-                None => foreign += 1,
+                None => foreign.push(object.key),
             }
         }
         entries.sort_by_key(|entry| entry.name);
@@ -93,7 +93,13 @@ impl Listing {
     /// How many objects lie below the prefix that are not ours.
     #[must_use]
     pub fn foreign(&self) -> usize {
-        self.foreign
+        self.foreign.len()
+    }
+
+    /// Their keys, in the order of the listing.
+    #[must_use]
+    pub fn foreign_keys(&self) -> &[String] {
+        &self.foreign
     }
 
     /// The last transaction that any object holds; [`Txid::ZERO`] when there is none.
@@ -105,7 +111,7 @@ impl Listing {
     /// The same without some objects.
     pub(crate) fn without(&self, aside: impl Fn(&ObjectName) -> bool) -> Self {
         let entries = self.entries.iter().filter(|entry| !aside(&entry.name)).cloned().collect();
-        Self { id: self.id.clone(), entries, settings: self.settings.clone(), foreign: self.foreign }
+        Self { id: self.id.clone(), entries, settings: self.settings.clone(), foreign: self.foreign.clone() }
     }
 
     /// Whether there is no object of the history.
@@ -143,7 +149,7 @@ mod tests {
         let names: Vec<u64> = listing.entries().iter().map(|entry| entry.name.max.get()).collect();
         assert_eq!(names, [9, 10, 7]);
         assert_eq!(listing.log().len(), 2);
-        assert_eq!(listing.foreign(), 1);
+        assert_eq!((listing.foreign(), listing.foreign_keys()), (1, &["test.db/generations/x".to_owned()][..]));
         assert_eq!(listing.settings().unwrap().key, "test.db/bottomless.json");
         assert_eq!(listing.last_txid(), Txid::new(10));
         assert_eq!(Listing::new(id, []).last_txid(), Txid::ZERO);

@@ -267,7 +267,7 @@ impl<'a> Route<'a> {
         let Some(name) = name_of(key) else { return Fault::None };
         match damage {
             Damage::Size { .. } | Damage::Replaced { .. } => Fault::Changed(Some(name)),
-            Damage::Decode(_) | Damage::Name { .. } => Fault::Certain(name),
+            Damage::Decode(_) | Damage::Name { .. } | Damage::Pages { .. } => Fault::Certain(name),
             // The newer one continues to the end already, and the older one is not continued by anything.
             Damage::Chain { previous, .. } => Fault::Doubt(name_of(previous).into_iter().chain([name]).collect()),
             Damage::PageSize { .. } => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bottomless_ltx::{Checksum, Header, TRAILER_LENGTH};
+use bottomless_ltx::{Header, TRAILER_LENGTH, Trailer};
 use bottomless_points::{Point, reach};
 use bottomless_store::{CreateOutcome, StoreError, StoreErrorKind};
 
@@ -31,11 +31,11 @@ enum Sent {
 }
 
 /// A whole object.
-pub(super) struct ReadBack {
-    header: Header,
+pub(crate) struct ReadBack {
+    pub(crate) header: Header,
     /// How many pages it holds.
     pub(super) pages: u32,
-    file_checksum: Checksum,
+    pub(crate) trailer: Trailer,
 }
 
 impl History {
@@ -49,7 +49,8 @@ impl History {
         self.read_listed(entry, options).await.map(|_| ())
     }
 
-    pub(super) async fn read_listed(&self, entry: &Entry, options: &MergeOptions) -> Result<ReadBack, HistoryError> {
+    /// As [`History::read_back`]; what the object says at its two ends.
+    pub(crate) async fn read_listed(&self, entry: &Entry, options: &MergeOptions) -> Result<ReadBack, HistoryError> {
         let options = MergeOptions { progress: None, copies: None, ..options.clone() };
         let reader = Reader::new(self, &options, entry.size);
         let whole = reader.small_from_store(entry).await?;
@@ -59,10 +60,10 @@ impl History {
         let trailer = object.tail.trailer;
         let need = header.database.map(|database| database.after).or(trailer.post_apply_checksum);
         if let Some(need) = need.filter(|&need| object.holds_every_page() && need != have) {
-            return Err(HistoryError::damaged(&object.key, Damage::Database { have, need }));
+            return Err(HistoryError::damaged(&object.key, Damage::Pages { have, need }));
         }
         let pages = u32::try_from(object.tail.frames.len()).unwrap_or(u32::MAX);
-        Ok(ReadBack { header, pages, file_checksum: trailer.file_checksum })
+        Ok(ReadBack { header, pages, trailer })
     }
 
     /// Creates the object and reads it back: what is there then, whether this call created it, and its pages.
@@ -93,7 +94,7 @@ impl History {
         let is_ours = sent != Sent::Existed;
         if let Some(copies) = options.copies.clone()
             && is_ours
-            && read.file_checksum == draft.finished.file_checksum
+            && read.trailer.file_checksum == draft.finished.file_checksum
             && entry.size == draft.finished.length
         {
             let (entry, body) = (entry.clone(), draft.body);
