@@ -1,7 +1,9 @@
 //! The progress bar, and standard error beside it.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bottomless_history::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -9,17 +11,16 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// The one that is drawn.
 static DRAWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
+/// What is done within this time needs no bar.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A bar on standard error, gone when it is dropped.
 pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
-    /// On a terminal only: in a log file it is noise.
+    /// Nothing is drawn yet.
     pub(crate) fn start() -> Self {
-        let to = match io::stderr().is_terminal() {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
-        };
-        let bar = ProgressBar::with_draw_target(None, to);
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         let template = "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
         let bar = match ProgressStyle::with_template(template) {
             Ok(style) => bar.with_style(style),
@@ -29,10 +30,17 @@ impl Bar {
         Self(bar)
     }
 
-    /// Moves it. A restore that begins anew moves it back.
+    /// Moves it, and draws it when it took long enough: on a terminal only, since in a log file it is noise. A restore that
+    /// begins anew moves it back.
     pub(crate) fn progress(&self) -> Progress {
         let bar = self.0.clone();
+        let is_terminal = io::stderr().is_terminal();
+        let started = Instant::now();
+        let is_drawn = AtomicBool::new(false);
         Arc::new(move |done, total| {
+            if is_terminal && started.elapsed() >= PATIENCE && !is_drawn.swap(true, Ordering::Relaxed) {
+                bar.set_draw_target(ProgressDrawTarget::stderr());
+            }
             if bar.length() != Some(total) {
                 bar.reset();
                 bar.set_length(total);

@@ -4,9 +4,16 @@
 
 pub(crate) mod create_bucket;
 pub(crate) mod doctor;
+pub(crate) mod info;
 pub(crate) mod ls;
 pub(crate) mod restore;
+pub(crate) mod verify;
 
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use bottomless_history::Level;
+use bottomless_ltx::Txid;
 use bottomless_store::{Bucket, Location, Transport};
 use clap::Subcommand;
 use serde::Serialize;
@@ -20,8 +27,15 @@ use crate::output::Output;
 pub(crate) enum Command {
     /// List the databases of the bucket, or with -d the objects of one
     Ls,
+    /// Show one database: size, position, objects by level, oldest restorable point
+    Info,
     /// Write a database of the bucket into a file
     Restore(restore::Options),
+    /// Download and check every object of a database, how they fit together, and that its end can be restored
+    ///
+    /// The end is restored into a temporary file (in $TMPDIR), which becomes as large as the database. Exit code 1 when
+    /// something is wrong; each problem is one line that names the object and what to do.
+    Verify(verify::Options),
     /// Check the store: reachable, credentials, bucket, conditional writes, round trip, clock
     ///
     /// Writes a few small objects and deletes them again.
@@ -35,7 +49,9 @@ impl Command {
     pub(crate) async fn run(&self, common: &Common, output: Output) -> Result<(), Error> {
         match self {
             Self::Ls => ls::run(common, output).await,
+            Self::Info => info::run(common, output).await,
             Self::Restore(options) => restore::run(common, options, output).await,
+            Self::Verify(options) => verify::run(common, options, output).await,
             Self::Doctor => doctor::run(common, output).await,
             Self::CreateBucket => create_bucket::run(common, output).await,
         }
@@ -52,6 +68,37 @@ struct Place {
 impl From<&Location> for Place {
     fn from(location: &Location) -> Self {
         Self { endpoint: location.endpoint.to_string(), bucket: location.bucket.clone() }
+    }
+}
+
+/// Consecutive transactions.
+#[derive(Debug, Serialize)]
+struct Run {
+    first_txid: String,
+    last_txid: String,
+}
+
+impl From<&RangeInclusive<Txid>> for Run {
+    fn from(run: &RangeInclusive<Txid>) -> Self {
+        Self { first_txid: run.start().to_string(), last_txid: run.end().to_string() }
+    }
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.first_txid == self.last_txid {
+            true => f.write_str(&self.first_txid),
+            false => write!(f, "{} to {}", self.first_txid, self.last_txid),
+        }
+    }
+}
+
+/// What objects of a level are.
+fn kind(level: Level) -> &'static str {
+    match level {
+        Level::LOG => "log",
+        Level::SNAPSHOT => "snapshot",
+        _ => "compacted",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Prints a command's result, for people or for programs.
 #[derive(Clone, Copy, Debug)]
@@ -70,8 +70,13 @@ impl Table {
 }
 
 /// RFC 3339 in UTC, with the parts of a second that there are.
-pub(crate) fn rfc3339(time: SystemTime) -> String {
+fn rfc3339(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default()
+}
+
+/// A time as a field of JSON.
+pub(crate) fn as_rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339(*time))
 }
 
 /// RFC 3339 in UTC, whole seconds.

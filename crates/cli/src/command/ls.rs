@@ -3,16 +3,16 @@
 use std::io::{self, Write};
 use std::time::SystemTime;
 
-use bottomless_history::{DatabaseId, Entry, History, Level, Listing, PlanError};
+use bottomless_history::{DatabaseId, Entry, History, Listing, PlanError};
 use bottomless_store::Bucket;
 use futures::{StreamExt as _, TryStreamExt as _};
 use indicatif::BinaryBytes;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use super::{Place, connect};
+use super::{Place, connect, kind};
 use crate::args::Common;
 use crate::error::Error;
-use crate::output::{Output, Report, Table, rfc3339, rfc3339_seconds};
+use crate::output::{Output, Report, Table, as_rfc3339, rfc3339_seconds};
 
 /// A database's id may have slashes: so many folders deep it is looked for.
 const MAX_SEGMENTS: usize = 4;
@@ -164,11 +164,7 @@ impl Object {
         Self {
             key: entry.name.key(id),
             level: level.get(),
-            kind: match level {
-                Level::LOG => "log",
-                Level::SNAPSHOT => "snapshot",
-                _ => "compacted",
-            },
+            kind: kind(level),
             min_txid: entry.name.min.to_string(),
             max_txid: entry.name.max.to_string(),
             bytes: entry.size,
@@ -197,10 +193,6 @@ impl Report for Objects {
             count => writeln!(to, "{count} other objects lie below {}/", self.database),
         }
     }
-}
-
-fn as_rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&rfc3339(*time))
 }
 
 #[cfg(test)]

@@ -61,6 +61,22 @@ impl World {
         });
     }
 
+    /// Puts it in the place of what is there.
+    pub(crate) fn replace_bytes(&self, key: &str, bytes: Vec<u8>) {
+        let body = Body::Memory(bytes.into());
+        self.on_bucket(async |bucket| {
+            bucket.overwrite(key, &body, SystemTime::now(), Duration::from_secs(10)).await.unwrap()
+        });
+    }
+
+    pub(crate) fn bytes(&self, key: &str) -> Vec<u8> {
+        self.on_bucket(async |bucket| bucket.get(key).await.unwrap().into())
+    }
+
+    pub(crate) fn delete(&self, key: &str) {
+        self.on_bucket(async |bucket| bucket.delete(key).await.unwrap());
+    }
+
     /// The keys below a prefix.
     pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
         let objects = self.on_bucket(async |bucket| bucket.list(prefix, None).await.unwrap());
@@ -83,6 +99,20 @@ impl World {
             before = after;
         }
         self.put("test.db", 9, (1, 2), &[], &states[1]);
+        states
+    }
+    /// Eight transactions of `test.db` as compaction leaves them: the last three in the log, what is before merged on each
+    /// level, and a snapshot; the states of the database after each.
+    pub(crate) fn levels(&self) -> Vec<Vec<u8>> {
+        let states: Vec<Vec<u8>> = (1..=8_u8)
+            .map(|txid| pages(&[txid, 20 + txid / 2, 30 + txid / 4, 40][..2 + usize::from(txid % 3)]))
+            .collect();
+        let state = |txid: u64| txid.checked_sub(1).map_or(&[][..], |place| &states[usize::try_from(place).unwrap()]);
+        for (level, min, max) in
+            [(0, 6, 6), (0, 7, 7), (0, 8, 8), (1, 3, 4), (1, 5, 6), (2, 3, 4), (3, 3, 6), (9, 1, 2), (9, 1, 4)]
+        {
+            self.put("test.db", level, (min, max), state(min - 1), state(max));
+        }
         states
     }
 }

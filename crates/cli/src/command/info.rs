@@ -1,0 +1,194 @@
+//! `info`
+
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use bottomless_history::{DatabaseId, Entry, History, HistoryError, Level, Listing, PlanError, Settings};
+use bottomless_ltx::{Header, Txid};
+use indicatif::{BinaryBytes, HumanDuration};
+use serde::Serialize;
+
+use super::{Place, connect, kind};
+use crate::args::Common;
+use crate::error::Error;
+use crate::output::{Output, Report, Table, as_rfc3339, rfc3339_seconds};
+
+pub(crate) async fn run(common: &Common, output: Output) -> Result<(), Error> {
+    let location = common.location()?;
+    let history = History::new(connect(&location).await?, common.one_database()?);
+    let state = look(&history).await?;
+    Ok(output.print(&Info::new(Place::from(&location), history.id(), &state, SystemTime::now()))?)
+}
+
+/// What is asked of the store: one listing, the header of the end and that of the oldest point, and the settings where
+/// there are some.
+struct State {
+    listing: Listing,
+    settings: Settings,
+    last: Header,
+    oldest: Option<Header>,
+}
+
+async fn look(history: &History) -> Result<State, HistoryError> {
+    let listing = history.list(None).await?;
+    if listing.is_empty() {
+        return Err(PlanError::Empty(listing.id().clone()).into());
+    }
+    let end = listing.last_txid();
+    let oldest = listing.restorable().first().map(|run| *run.start());
+    let (settings, last, oldest) =
+        futures::try_join!(history.settings(&listing), header(history, &listing, end), async {
+            match oldest {
+                Some(txid) => header(history, &listing, txid).await.map(Some),
+                None => Ok(None),
+            }
+        },)?;
+    Ok(State { listing, settings, last, oldest })
+}
+
+/// The header of an object that ends with this transaction: of one in the log, if there is one.
+async fn header(history: &History, listing: &Listing, txid: Txid) -> Result<Header, HistoryError> {
+    match listing.entries().iter().find(|entry| entry.name.max == txid) {
+        Some(entry) => history.header(entry.name).await,
+        None => Err(PlanError::Empty(history.id().clone()).into()),
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Info {
+    #[serde(flatten)]
+    place: Place,
+    database: String,
+    txid: String,
+    database_checksum: Option<String>,
+    #[serde(serialize_with = "as_rfc3339")]
+    time: SystemTime,
+    since_last_commit_seconds: f64,
+    page_size: u32,
+    pages: u32,
+    database_bytes: u64,
+    objects: usize,
+    bytes: u64,
+    levels: Vec<Shelf>,
+    foreign_objects: usize,
+    unmerged_transactions: u64,
+    oldest_restorable: Option<Point>,
+    fence_window_seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Shelf {
+    level: u8,
+    kind: &'static str,
+    objects: usize,
+    bytes: u64,
+    first_txid: String,
+    last_txid: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Point {
+    txid: String,
+    #[serde(serialize_with = "as_rfc3339")]
+    time: SystemTime,
+}
+
+impl Info {
+    fn new(place: Place, id: &DatabaseId, state: &State, now: SystemTime) -> Self {
+        let State { listing, settings, last, oldest } = state;
+        let entries = listing.entries();
+        let time = time_of(last);
+        let merged = entries.iter().filter(|entry| entry.name.level != Level::LOG).map(|entry| entry.name.max);
+        Self {
+            place,
+            database: id.to_string(),
+            txid: last.max_txid.to_string(),
+            database_checksum: last.database.map(|database| database.after.to_string()),
+            time,
+            since_last_commit_seconds: now.duration_since(time).unwrap_or_default().as_secs_f64(),
+            page_size: last.page_size.get(),
+            pages: last.size_in_pages,
+            database_bytes: u64::from(last.page_size.get()) * u64::from(last.size_in_pages),
+            objects: entries.len(),
+            bytes: entries.iter().map(|entry| entry.size).sum(),
+            levels: entries.chunk_by(|a, b| a.name.level == b.name.level).filter_map(Shelf::new).collect(),
+            foreign_objects: listing.foreign(),
+            unmerged_transactions: last.max_txid.get() - merged.max().unwrap_or_default().get(),
+            oldest_restorable: oldest
+                .as_ref()
+                .map(|header| Point { txid: header.max_txid.to_string(), time: time_of(header) }),
+            fence_window_seconds: settings.fence_window.as_secs_f64(),
+        }
+    }
+}
+
+impl Shelf {
+    /// Of entries of one level, in order.
+    fn new(entries: &[Entry]) -> Option<Self> {
+        let first = entries.first()?;
+        Some(Self {
+            level: first.name.level.get(),
+            kind: kind(first.name.level),
+            objects: entries.len(),
+            bytes: entries.iter().map(|entry| entry.size).sum(),
+            first_txid: first.name.min.to_string(),
+            last_txid: entries.iter().map(|entry| entry.name.max).max().unwrap_or_default().to_string(),
+        })
+    }
+}
+
+/// When the last transaction of an object was committed, by the writer's clock.
+fn time_of(header: &Header) -> SystemTime {
+    let time = Duration::from_millis(header.timestamp_ms.unsigned_abs());
+    let epoch = SystemTime::UNIX_EPOCH;
+    let time = if header.timestamp_ms < 0 { epoch.checked_sub(time) } else { epoch.checked_add(time) };
+    time.unwrap_or(epoch)
+}
+
+impl Report for Info {
+    fn write_text(&self, to: &mut dyn Write) -> io::Result<()> {
+        let ago = |seconds: f64| HumanDuration(Duration::from_secs_f64(seconds.floor()));
+        let mut lines = vec![
+            ("Database", format!("{} in {}/{}", self.database, self.place.endpoint, self.place.bucket)),
+            (
+                "Size",
+                format!("{} ({} pages of {} bytes)", BinaryBytes(self.database_bytes), self.pages, self.page_size),
+            ),
+            ("Position", format!("TXID {}", self.txid)),
+            ("Checksum", self.database_checksum.clone().unwrap_or_else(|| "none in the last object".into())),
+            ("Last commit", format!("{} ({} ago)", rfc3339_seconds(self.time), ago(self.since_last_commit_seconds))),
+            (
+                "Restorable",
+                match &self.oldest_restorable {
+                    Some(point) => format!("from TXID {}, {}", point.txid, rfc3339_seconds(point.time)),
+                    None => "nothing: objects are missing (bottomless-cli verify --quick says which)".into(),
+                },
+            ),
+            ("Not merged", format!("{} transactions", self.unmerged_transactions)),
+            ("Fence window", format!("{:#}", HumanDuration(Duration::from_secs_f64(self.fence_window_seconds)))),
+            ("In the bucket", format!("{} objects, {}", self.objects, BinaryBytes(self.bytes))),
+        ];
+        if self.foreign_objects > 0 {
+            lines.push((
+                "Others",
+                format!("{} objects below the prefix are none of this history", self.foreign_objects),
+            ));
+        }
+        for (name, value) in lines {
+            writeln!(to, "{name:<14} {value}")?;
+        }
+        writeln!(to)?;
+        let mut table = Table::new(["LEVEL", "KIND", "OBJECTS", "SIZE", "FIRST TXID", "LAST TXID"]);
+        for shelf in &self.levels {
+            table.line([
+                shelf.level.to_string(),
+                shelf.kind.to_owned(),
+                shelf.objects.to_string(),
+                BinaryBytes(shelf.bytes).to_string(),
+                shelf.first_txid.clone(),
+                shelf.last_txid.clone(),
+            ]);
+        }
+        table.write(to)
+    }
+}
