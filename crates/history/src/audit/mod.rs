@@ -177,29 +177,40 @@ impl History {
     ) -> Result<Vec<(Entry, HistoryError)>, HistoryError> {
         let RestoreOptions { requests, whole_length, run_length, .. } = options.limits;
         // Nothing is written into a folder.
-        let limits = &MergeOptions { requests, whole_length, run_length, ..MergeOptions::new("") };
-        let meter = Meter {
+        let reading = &MergeOptions { requests, whole_length, run_length, ..MergeOptions::new("") };
+        let meter = Arc::new(Meter {
             done: AtomicU64::new(0),
             total: entries.iter().map(|entry| object::bytes_to_read(entry, options.quick)).sum(),
-            progress: options.progress.as_ref(),
-        };
+            progress: options.progress.clone(),
+        });
         // Of large ones one at a time, in parallel runs.
         let (small, large): (Vec<&Entry>, Vec<&Entry>) =
-            entries.iter().partition(|entry| options.quick || entry.size <= limits.whole_length);
+            entries.iter().partition(|entry| options.quick || entry.size <= whole_length);
         let look = |entry: &Entry| {
-            let (entry, meter) = (entry.clone(), &meter);
+            let (entry, meter) = (entry.clone(), Arc::clone(&meter));
             async move {
+                let told = Arc::new(AtomicU64::new(0));
+                let tell = {
+                    let (meter, told) = (Arc::clone(&meter), Arc::clone(&told));
+                    Arc::new(move |done: u64, _| {
+                        meter.advance(done.saturating_sub(told.fetch_max(done, Ordering::Relaxed)))
+                    })
+                };
                 let outline = match options.quick {
                     true => self.glance(&entry).await,
-                    false => self.inspect(&entry, limits).await,
+                    false => {
+                        let reading = MergeOptions { progress: Some(tell), ..reading.clone() };
+                        self.inspect(&entry, &reading).await
+                    }
                 };
-                meter.advance(object::bytes_to_read(&entry, options.quick));
+                let bytes = object::bytes_to_read(&entry, options.quick);
+                meter.advance(bytes.saturating_sub(told.load(Ordering::Relaxed)));
                 (entry, outline)
             }
         };
         let mut looks = futures::stream::iter(small)
             .map(look)
-            .buffer_unordered(limits.requests.max(1))
+            .buffer_unordered(requests.max(1))
             .chain(futures::stream::iter(large).then(look))
             .boxed();
         let mut changed = Vec::new();
@@ -310,16 +321,16 @@ impl History {
 type Seen = BTreeMap<ObjectName, Result<Outline, HistoryError>>;
 
 /// How many bytes were read.
-struct Meter<'a> {
+struct Meter {
     done: AtomicU64,
     total: u64,
-    progress: Option<&'a Progress>,
+    progress: Option<Progress>,
 }
 
-impl Meter<'_> {
+impl Meter {
     fn advance(&self, bytes: u64) {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if let Some(progress) = self.progress {
+        if let Some(progress) = &self.progress {
             progress(done, self.total);
         }
     }

@@ -50,9 +50,9 @@ impl History {
 
     /// Downloads an object and checks all of it: that its name, header, index and frames fit each other, its file checksum,
     /// and where it holds every page that together they have the checksum that it names.
-    pub(super) async fn inspect(&self, entry: &Entry, limits: &MergeOptions) -> Result<Outline, HistoryError> {
+    pub(super) async fn inspect(&self, entry: &Entry, options: &MergeOptions) -> Result<Outline, HistoryError> {
         self.check_not_empty(entry)?;
-        let read = self.read_listed(entry, limits).await?;
+        let read = self.read_telling(entry, options).await?;
         Ok(Outline::new(&read.header, read.trailer.post_apply_checksum))
     }
 

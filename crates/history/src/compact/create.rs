@@ -49,10 +49,13 @@ impl History {
         self.read_listed(entry, options).await.map(|_| ())
     }
 
-    /// As [`History::read_back`]; what the object says at its two ends.
-    pub(crate) async fn read_listed(&self, entry: &Entry, options: &MergeOptions) -> Result<ReadBack, HistoryError> {
-        let options = MergeOptions { progress: None, copies: None, ..options.clone() };
-        let reader = Reader::new(self, &options, entry.size);
+    pub(super) async fn read_listed(&self, entry: &Entry, options: &MergeOptions) -> Result<ReadBack, HistoryError> {
+        self.read_telling(entry, &MergeOptions { progress: None, copies: None, ..options.clone() }).await
+    }
+
+    /// As [`History::read_back`]; what the object says at its two ends. The progress is that of this object.
+    pub(crate) async fn read_telling(&self, entry: &Entry, options: &MergeOptions) -> Result<ReadBack, HistoryError> {
+        let reader = Reader::new(self, options, entry.size);
         let whole = reader.small_from_store(entry).await?;
         let object = Arc::new(reader.open(entry, whole).await?);
         let have = reader.verify(entry, &object).await?;
