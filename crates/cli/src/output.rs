@@ -70,7 +70,7 @@ impl Table {
 }
 
 /// RFC 3339 in UTC, with the parts of a second that there are.
-fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default()
 }
 

@@ -26,7 +26,7 @@ fn info_shows_where_the_database_stands() {
     assert_eq!(json["database_bytes"], 4 * 512);
     assert_eq!((&json["objects"], &json["foreign_objects"]), (&json!(9), &json!(1)));
     assert_eq!((&json["unmerged_transactions"], &json["fence_window_seconds"]), (&json!(2), &json!(90.0)));
-    assert_eq!(json["oldest_restorable"], json!({"txid": txid(2), "time": "1970-01-01T00:00:00Z"}));
+    assert_eq!(json["oldest_restorable"], json!({"txid": txid(2), "timestamp": "1970-01-01T00:00:02Z"}));
     assert!(json["since_last_commit_seconds"].as_f64().unwrap() > 1e9, "the objects of this test are of 1970");
     let levels = json["levels"].as_array().unwrap();
     let short: Vec<_> =

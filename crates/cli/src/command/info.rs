@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use bottomless_history::{DatabaseId, Entry, History, HistoryError, Level, Listing, PlanError, Settings};
-use bottomless_ltx::{Header, Txid};
+use bottomless_history::{DatabaseId, Entry, History, HistoryError, Level, Listing, PlanError, RestorePoint, Settings};
+use bottomless_ltx::Header;
 use indicatif::{BinaryBytes, HumanDuration};
 use serde::Serialize;
 
@@ -26,7 +26,7 @@ struct State {
     listing: Listing,
     settings: Settings,
     last: Header,
-    oldest: Option<Header>,
+    oldest: Option<RestorePoint>,
 }
 
 async fn look(history: &History) -> Result<State, HistoryError> {
@@ -34,21 +34,15 @@ async fn look(history: &History) -> Result<State, HistoryError> {
     if listing.is_empty() {
         return Err(PlanError::Empty(listing.id().clone()).into());
     }
-    let end = listing.last_txid();
-    let oldest = listing.restorable().first().map(|run| *run.start());
     let (settings, last, oldest) =
-        futures::try_join!(history.settings(&listing), header(history, &listing, end), async {
-            match oldest {
-                Some(txid) => header(history, &listing, txid).await.map(Some),
-                None => Ok(None),
-            }
-        },)?;
+        futures::try_join!(history.settings(&listing), last_header(history, &listing), history.oldest_point(&listing))?;
     Ok(State { listing, settings, last, oldest })
 }
 
-/// The header of an object that ends with this transaction: of one in the log, if there is one.
-async fn header(history: &History, listing: &Listing, txid: Txid) -> Result<Header, HistoryError> {
-    match listing.entries().iter().find(|entry| entry.name.max == txid) {
+/// The header of an object that ends with the last transaction: of that in the log, if it is there.
+async fn last_header(history: &History, listing: &Listing) -> Result<Header, HistoryError> {
+    let end = listing.last_txid();
+    match listing.entries().iter().find(|entry| entry.name.max == end) {
         Some(entry) => history.header(entry.name).await,
         None => Err(PlanError::Empty(history.id().clone()).into()),
     }
@@ -62,7 +56,7 @@ struct Info {
     txid: String,
     database_checksum: Option<String>,
     #[serde(serialize_with = "as_rfc3339")]
-    time: SystemTime,
+    timestamp: SystemTime,
     since_last_commit_seconds: f64,
     page_size: u32,
     pages: u32,
@@ -90,7 +84,7 @@ struct Shelf {
 struct Point {
     txid: String,
     #[serde(serialize_with = "as_rfc3339")]
-    time: SystemTime,
+    timestamp: SystemTime,
 }
 
 impl Info {
@@ -104,7 +98,7 @@ impl Info {
             database: id.to_string(),
             txid: last.max_txid.to_string(),
             database_checksum: last.database.map(|database| database.after.to_string()),
-            time,
+            timestamp: time,
             since_last_commit_seconds: now.duration_since(time).unwrap_or_default().as_secs_f64(),
             page_size: last.page_size.get(),
             pages: last.size_in_pages,
@@ -116,7 +110,7 @@ impl Info {
             unmerged_transactions: last.max_txid.get() - merged.max().unwrap_or_default().get(),
             oldest_restorable: oldest
                 .as_ref()
-                .map(|header| Point { txid: header.max_txid.to_string(), time: time_of(header) }),
+                .map(|point| Point { txid: point.txid.to_string(), timestamp: point.time }),
             fence_window_seconds: settings.fence_window.as_secs_f64(),
         }
     }
@@ -156,11 +150,14 @@ impl Report for Info {
             ),
             ("Position", format!("TXID {}", self.txid)),
             ("Checksum", self.database_checksum.clone().unwrap_or_else(|| "none in the last object".into())),
-            ("Last commit", format!("{} ({} ago)", rfc3339_seconds(self.time), ago(self.since_last_commit_seconds))),
+            (
+                "Last commit",
+                format!("{} ({} ago)", rfc3339_seconds(self.timestamp), ago(self.since_last_commit_seconds)),
+            ),
             (
                 "Restorable",
                 match &self.oldest_restorable {
-                    Some(point) => format!("from TXID {}, {}", point.txid, rfc3339_seconds(point.time)),
+                    Some(point) => format!("from TXID {}, {}", point.txid, rfc3339_seconds(point.timestamp)),
                     None => "nothing: objects are missing (bottomless-cli verify --quick says which)".into(),
                 },
             ),
