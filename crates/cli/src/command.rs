@@ -2,17 +2,19 @@
 //!
 //! What each prints, as text and with `--json`, is promised in `docs/cli.md`.
 
+pub(crate) mod completions;
 pub(crate) mod create_bucket;
 pub(crate) mod doctor;
 pub(crate) mod info;
 pub(crate) mod ls;
+pub(crate) mod man;
 pub(crate) mod restore;
 pub(crate) mod verify;
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use bottomless_history::Level;
+use bottomless_history::{HistoryError, Level};
 use bottomless_ltx::Txid;
 use bottomless_store::{Bucket, Location, Transport};
 use clap::Subcommand;
@@ -42,6 +44,10 @@ pub(crate) enum Command {
     Doctor,
     /// Create the bucket; that it exists already is fine
     CreateBucket,
+    /// Print what makes a shell complete the commands and options
+    Completions(completions::Options),
+    /// Print the manual page, or write it and those of all commands into a folder
+    Man(man::Options),
 }
 
 impl Command {
@@ -54,6 +60,8 @@ impl Command {
             Self::Verify(options) => verify::run(common, options, output).await,
             Self::Doctor => doctor::run(common, output).await,
             Self::CreateBucket => create_bucket::run(common, output).await,
+            Self::Completions(options) => completions::run(options, output),
+            Self::Man(options) => man::run(options, output),
         }
     }
 }
@@ -100,6 +108,20 @@ fn kind(level: Level) -> &'static str {
         Level::SNAPSHOT => "snapshot",
         _ => "compacted",
     }
+}
+
+/// Objects may be compacted away between the listing and what is asked of them: so often it is all done anew.
+const LISTINGS: usize = 4;
+
+/// Does what begins with a listing, and begins again while the bucket is not any more as it was listed.
+async fn as_listed<T>(work: impl AsyncFn() -> Result<T, HistoryError>) -> Result<T, HistoryError> {
+    for _ in 1..LISTINGS {
+        match work().await {
+            Err(error) if error.is_outdated() => {}
+            done => return done,
+        }
+    }
+    work().await
 }
 
 async fn connect(location: &Location) -> Result<Bucket, Error> {

@@ -31,8 +31,13 @@ impl Output {
         } else {
             report.write_text(&mut text)?;
         }
+        self.print_bytes(&text)
+    }
+
+    /// Prints what has one form only. That nobody reads it is no error.
+    pub(crate) fn print_bytes(self, bytes: &[u8]) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
-        match stdout.write_all(&text).and_then(|()| stdout.flush()) {
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             result => result,
         }

@@ -221,3 +221,37 @@ fn nobody_reading_is_no_panic() {
     let status = world.command(&["ls", "-d", "none"]).stderr(writer).status().unwrap();
     assert_eq!(status.code(), Some(1));
 }
+
+#[test]
+fn shells_complete_and_man_shows() {
+    let world = World::new();
+    for (shell, has) in
+        [("bash", "complete -F"), ("fish", "complete -c bottomless-cli"), ("zsh", "#compdef bottomless-cli")]
+    {
+        let ran = world.run(&["completions", shell]);
+        assert_eq!((ran.code(), ran.err()), (Some(0), ""));
+        assert!(ran.out().contains(has) && ran.out().contains("create-bucket"), "{shell}");
+    }
+    assert!(world.run(&["completions", "dos"]).failed(2).contains("possible values"));
+    // The shell itself takes it, and completes.
+    let script = world.path("completions");
+    fs::write(&script, world.run(&["completions", "bash"]).out()).unwrap();
+    let complete = "source \"$0\"; COMP_WORDS=(bottomless-cli ver); COMP_CWORD=1; \
+                    $(complete -p bottomless-cli | sed 's/.* -F \\([^ ]*\\) .*/\\1/') bottomless-cli ver bottomless-cli; \
+                    echo \"${COMPREPLY[@]}\"";
+    let completed = std::process::Command::new("bash").args(["-c", complete]).arg(&script).output().unwrap();
+    assert_eq!(String::from_utf8(completed.stdout).unwrap(), "verify\n");
+
+    let page = world.run(&["man"]);
+    assert_eq!((page.code(), page.err()), (Some(0), ""));
+    assert!(page.out().contains(".TH bottomless-cli 1") && page.out().contains("LIBSQL_BOTTOMLESS_ENDPOINT"));
+    let folder = world.path("man/man1");
+    assert_eq!(world.run(&["man", "--out", folder.to_str().unwrap()]).code(), Some(0));
+    for name in ["bottomless-cli.1", "bottomless-cli-restore.1", "bottomless-cli-create-bucket.1"] {
+        assert!(fs::read_to_string(folder.join(name)).unwrap().starts_with(".ie"), "{name}");
+    }
+    fs::write(world.path("file"), "").unwrap();
+    let ran = world.run(&["man", "--out", world.path("file/man1").to_str().unwrap()]);
+    assert!(ran.failed(1).contains("can't be written"));
+    assert_eq!(world.server.requests(), [], "nothing of this needs the store");
+}

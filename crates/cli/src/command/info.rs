@@ -16,7 +16,7 @@ use crate::output::{Output, Report, Table, as_rfc3339, rfc3339_seconds};
 pub(crate) async fn run(common: &Common, output: Output) -> Result<(), Error> {
     let location = common.location()?;
     let history = History::new(connect(&location).await?, common.one_database()?);
-    let state = look(&history).await?;
+    let state = super::as_listed(|| look(&history)).await?;
     Ok(output.print(&Info::new(Place::from(&location), history.id(), &state, SystemTime::now()))?)
 }
 
