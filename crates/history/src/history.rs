@@ -1,6 +1,6 @@
 //! The history of a database: what is there, whose it is, which position has a checksum.
 
-use bottomless_ltx::{Checksum, DatabaseChecksums, HEADER_LENGTH, Header, Position, TRAILER_LENGTH, Trailer};
+use bottomless_ltx::{Checksum, DatabaseChecksums, HEADER_LENGTH, Header, Position, TRAILER_LENGTH, Trailer, Txid};
 use bottomless_store::{Bucket, Object};
 use futures::{StreamExt, TryStreamExt};
 
@@ -53,7 +53,7 @@ impl History {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn list(&self, after: Option<bottomless_ltx::Txid>) -> Result<Listing, HistoryError> {
+    pub async fn list(&self, after: Option<Txid>) -> Result<Listing, HistoryError> {
         let after = after.map(|txid| ObjectName::log(txid).key(&self.id));
         let objects = self.bucket.list(self.id.as_str(), after.as_deref()).await?;
         Ok(Listing::new(self.id.clone(), objects))
@@ -98,8 +98,9 @@ impl History {
         }
     }
 
-    /// The newest position after which the database had this checksum. Reads headers, from the newest object to the
-    /// oldest; objects that carry no checksum are passed over, and so are those that vanish meanwhile.
+    /// The newest position at which the database had this checksum, as the object that ends there says, or the one that
+    /// follows. Reads headers, from the newest object to the oldest; objects that carry no checksum are passed over, and
+    /// so are those that vanish meanwhile.
     ///
     /// # Errors
     /// Those of the store, and [`HistoryError::Damaged`].
@@ -115,13 +116,17 @@ impl History {
         });
         let found = futures::stream::iter(headers)
             .buffered(PARALLEL_HEADERS)
-            .try_filter_map(|header| {
-                let after = header.and_then(|header| Some((header.max_txid, header.database?)));
-                futures::future::ok(after.filter(|(_, DatabaseChecksums { after, .. })| *after == checksum))
-            })
+            .try_filter_map(|header| futures::future::ok(header.and_then(|header| end_with(&header, checksum))))
             .boxed()
             .try_next()
             .await?;
-        Ok(found.map(|(txid, _)| Position { txid, checksum }))
+        Ok(found.map(|txid| Position { txid, checksum }))
     }
+}
+
+/// The end of the object at which the database had this checksum.
+fn end_with(header: &Header, checksum: Checksum) -> Option<Txid> {
+    let DatabaseChecksums { before, after } = header.database?;
+    let before = (before == checksum).then(|| header.min_txid.prev()).filter(|txid| *txid > Txid::ZERO);
+    (after == checksum).then_some(header.max_txid).or(before)
 }

@@ -37,6 +37,9 @@ pub struct Listing {
     foreign: Vec<String>,
 }
 
+/// Where Litestream before version 0.5 keeps everything, below the prefix of a database.
+const GENERATIONS: &str = "/generations/";
+
 impl Listing {
     /// Sorts what lies below the prefix of `id` into objects of the history and others.
     #[must_use]
@@ -114,6 +117,14 @@ impl Listing {
         Self { id: self.id.clone(), entries, settings: self.settings.clone(), foreign: self.foreign.clone() }
     }
 
+    /// Whether there is no history, but what Litestream before version 0.5 has written in its place.
+    #[must_use]
+    pub fn is_old_litestream(&self) -> bool {
+        let is_old =
+            |key: &String| key.strip_prefix(self.id.as_str()).is_some_and(|rest| rest.starts_with(GENERATIONS));
+        self.is_empty() && self.foreign.iter().any(is_old)
+    }
+
     /// Whether there is no object of the history.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -152,6 +163,10 @@ mod tests {
         assert_eq!((listing.foreign(), listing.foreign_keys()), (1, &["test.db/generations/x".to_owned()][..]));
         assert_eq!(listing.settings().unwrap().key, "test.db/bottomless.json");
         assert_eq!(listing.last_txid(), Txid::new(10));
-        assert_eq!(Listing::new(id, []).last_txid(), Txid::ZERO);
+        assert!(!listing.is_old_litestream(), "there is a history, too");
+        assert_eq!(Listing::new(id.clone(), []).last_txid(), Txid::ZERO);
+        let old = Listing::new(id.clone(), [object("generations/9f1c/snapshots/00000000.snapshot.lz4")]);
+        assert!(old.is_old_litestream());
+        assert!(!Listing::new(id, [object("my-generations/x")]).is_old_litestream());
     }
 }

@@ -27,6 +27,12 @@ pub enum PlanError {
         "the bucket holds no database {0}; check the database id and the bucket (bottomless-cli ls lists what is there)"
     )]
     Empty(DatabaseId),
+    /// There is a replica that we can't read.
+    #[error(
+        "{0} holds a replica of Litestream 0.3 ({0}/generations/…), which is not read here; restore it with litestream \
+         restore, and give the file another database id, or import it (bottomless-cli import)"
+    )]
+    OldLitestream(DatabaseId),
     /// The position lies behind the end of the history.
     #[error("the history of {id} ends with TXID {last}, before TXID {asked}")]
     BehindEnd {
@@ -106,7 +112,7 @@ impl Listing {
         let last = self.last_txid();
         let up_to = up_to.unwrap_or(last);
         if self.is_empty() && from == Txid::ZERO {
-            return Err(PlanError::Empty(id));
+            return Err(if self.is_old_litestream() { PlanError::OldLitestream(id) } else { PlanError::Empty(id) });
         }
         if up_to == Txid::ZERO {
             return Err(PlanError::Zero);

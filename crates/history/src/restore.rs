@@ -85,6 +85,8 @@ pub struct Restored {
     pub page_checksums: Vec<Option<Checksum>>,
     /// The newest object that was applied; `None` when the base was there already.
     pub last_object: Option<Entry>,
+    /// That object does not say which database checksum it leaves: another program wrote it.
+    pub is_foreign: bool,
     /// Bytes that were downloaded.
     pub bytes: u64,
 }
@@ -190,6 +192,8 @@ struct Newest {
     time: SystemTime,
     /// The database checksum after it, where it names one.
     expected: Option<Checksum>,
+    /// It does not name ours.
+    is_foreign: bool,
 }
 
 impl Newest {
@@ -213,12 +217,13 @@ impl Newest {
         .await?
         .map_err(HistoryError::Disk)?;
         let expected = header.database.map(|database| database.after).or(object.tail.trailer.post_apply_checksum);
-        Ok(Self { key: object.key.clone(), target, time: from_milliseconds(header.timestamp_ms), expected })
+        let (time, is_foreign) = (from_milliseconds(header.timestamp_ms), header.database.is_none());
+        Ok(Self { key: object.key.clone(), target, time, expected, is_foreign })
     }
 
     /// Whether every page is there, and whether together they are the database that was there.
     fn finish(self, txid: Txid, last: &Entry, base: &[Option<Checksum>], bytes: u64) -> Result<Restored, HistoryError> {
-        let Self { key, target, time, expected } = self;
+        let Self { key, target, time, expected, is_foreign } = self;
         // Every worker has ended, so this is the only handle.
         let target =
             Arc::into_inner(target).ok_or_else(|| HistoryError::Interrupted("a worker is still running".into()))?;
@@ -234,9 +239,16 @@ impl Newest {
         if let Some(need) = expected.filter(|&expected| expected != have) {
             return Err(HistoryError::damaged(key, Damage::Database { have, need }));
         }
-        let position = Position { txid, checksum: have };
-        let last_object = Some(last.clone());
-        Ok(Restored { position, time: Some(time), page_size, size_in_pages, page_checksums, last_object, bytes })
+        Ok(Restored {
+            position: Position { txid, checksum: have },
+            time: Some(time),
+            page_size,
+            size_in_pages,
+            page_checksums,
+            last_object: Some(last.clone()),
+            is_foreign,
+            bytes,
+        })
     }
 }
 
@@ -380,6 +392,7 @@ fn restored_already(plan: &Plan, base: Option<&Base>) -> Result<Restored, Histor
         size_in_pages: u32::try_from(base.page_checksums.len()).unwrap_or(u32::MAX),
         page_checksums: base.page_checksums,
         last_object: None,
+        is_foreign: false,
         bytes: 0,
     })
 }

@@ -28,7 +28,9 @@ pub(crate) async fn run(common: &Common, output: Output) -> Result<(), Error> {
         Some(id) => {
             let listing = History::new(bucket, id).list(None).await?;
             if listing.is_empty() {
-                return Err(Error::Failed(PlanError::Empty(listing.id().clone()).to_string()));
+                let old = listing.is_old_litestream();
+                let error = if old { PlanError::OldLitestream } else { PlanError::Empty };
+                return Err(Error::Failed(error(listing.id().clone()).to_string()));
             }
             output.print(&Objects::new(place, &listing))?;
         }

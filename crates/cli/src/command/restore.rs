@@ -234,6 +234,7 @@ mod tests {
             page_size: PageSize::try_from(4096).unwrap(),
             size_in_pages: 3,
             page_checksums: Vec::new(),
+            is_foreign: false,
             last_object: None,
             bytes: 700,
         };
