@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::contact::{Contact, Contacts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::open::again::Obstacle;
+use crate::open::foreign::ForeignEnd;
 use crate::process::{Process, Slot};
 use crate::state::{Mark, PageChecksums, Record, Stamp, StateFile, WalEnd};
 
@@ -36,6 +37,7 @@ pub struct Database {
     contacts: Mutex<Contacts>,
     /// Which file the main file is, from the time on when there is one.
     inode: OnceLock<u64>,
+    foreign_end: Mutex<Option<ForeignEnd>>,
 }
 
 impl std::fmt::Debug for Process {
@@ -96,7 +98,12 @@ impl Database {
             live: Mutex::default(),
             contacts: Mutex::default(),
             inode: OnceLock::new(),
+            foreign_end: Mutex::default(),
         }
+    }
+
+    pub(crate) fn foreign_end(&self) -> MutexGuard<'_, Option<ForeignEnd>> {
+        self.foreign_end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The file that was opened is still the one at its path.

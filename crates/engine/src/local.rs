@@ -53,6 +53,13 @@ pub trait Host {
     /// When the lock can't be had in time, and what the work fails with.
     fn with_exclusive_lock(&self, work: Locked<'_>) -> Result<()>;
 
+    /// True if no other connection has the local file in use now: in a WAL from its first read to its end, else for a
+    /// transaction.
+    ///
+    /// # Errors
+    /// When that can't be found out.
+    fn is_alone(&self) -> Result<bool>;
+
     /// Reads the beginning of the main file, without a lock; behind the end there are zeros.
     ///
     /// # Errors

@@ -73,18 +73,25 @@ impl SqliteHost {
     fn lock_exclusive(&self, file: RealFile) -> Result<()> {
         let deadline = Instant::now() + self.patience;
         loop {
-            let levels = [ffi::SQLITE_LOCK_SHARED, ffi::SQLITE_LOCK_RESERVED, ffi::SQLITE_LOCK_EXCLUSIVE];
-            let refused = levels.into_iter().map(|level| file.lock(level)).find(|code| *code != ffi::SQLITE_OK);
-            let Some(code) = refused else {
-                return Ok(());
-            };
-            file.unlock(ffi::SQLITE_LOCK_NONE);
-            if code & 0xff != ffi::SQLITE_BUSY || Instant::now() >= deadline {
-                return Err(self.error("another connection uses it", (code, format!("no exclusive lock ({code})"))));
+            match try_lock_exclusive(file) {
+                ffi::SQLITE_OK => return Ok(()),
+                code if code & 0xff != ffi::SQLITE_BUSY || Instant::now() >= deadline => {
+                    return Err(self.error("another connection uses it", (code, format!("no exclusive lock ({code})"))));
+                }
+                _ => self.sleep(),
             }
-            self.sleep();
         }
     }
+}
+
+/// One attempt; SQLite's code for what became of it.
+fn try_lock_exclusive(file: RealFile) -> c_int {
+    let levels = [ffi::SQLITE_LOCK_SHARED, ffi::SQLITE_LOCK_RESERVED, ffi::SQLITE_LOCK_EXCLUSIVE];
+    let refused = levels.into_iter().map(|level| file.lock(level)).find(|code| *code != ffi::SQLITE_OK);
+    if refused.is_some() {
+        file.unlock(ffi::SQLITE_LOCK_NONE);
+    }
+    refused.unwrap_or(ffi::SQLITE_OK)
 }
 
 impl Host for SqliteHost {
@@ -107,6 +114,20 @@ impl Host for SqliteHost {
         let result = work(&mut file);
         file.unlock(ffi::SQLITE_LOCK_NONE);
         result
+    }
+
+    fn is_alone(&self) -> Result<bool> {
+        let connection = self.connect()?;
+        // SAFETY: the connection outlives the looking.
+        let file = unsafe { RealFile::new(connection.file()) };
+        match try_lock_exclusive(file) {
+            ffi::SQLITE_OK => {
+                file.unlock(ffi::SQLITE_LOCK_NONE);
+                Ok(true)
+            }
+            code if code & 0xff == ffi::SQLITE_BUSY => Ok(false),
+            code => Err(self.error("it can't be locked", (code, format!("no exclusive lock ({code})")))),
+        }
     }
 
     fn read_main(&self, bytes: &mut [u8]) -> Result<()> {

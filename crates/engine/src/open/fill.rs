@@ -200,6 +200,9 @@ impl Database {
         self.record_restored(restored, change_counter(&page_one)).map_err(|e| self.state_error(&e))?;
         reach(Point::FillRecorded);
         tracing::info!(database = %self.name(), txid = %restored.position.txid, "restored from the bucket");
+        if restored.is_foreign {
+            self.warn_of_foreign(restored.position);
+        }
         Ok(())
     }
 

@@ -119,6 +119,9 @@ impl Database {
         }
         // The whole listing, now that nobody else of this machine moves on.
         let listing = self.list(None)?;
+        if known.is_none() {
+            self.refuse_replicated(host, &listing)?;
+        }
         let (mut then, mut compared) = (Then::Nothing, None);
         let mut recovered = false;
         let locked = host.with_write_lock(&mut |main| {
@@ -432,12 +435,19 @@ impl Database {
         }))
     }
 
-    /// The position whose database checksum the local file has. One header is read for each position, newest first.
+    /// The position whose database checksum the local file has. One header is read for each position, newest first;
+    /// where no header says what the end is, that is restored.
     fn look_up(&self, local: &Local, listing: &Listing) -> Result<Verdict> {
         Ok(match self.block_on(self.history().find_position(listing, local.total))? {
             Some(position) if position.txid == listing.last_txid() => Verdict::Same(position),
             Some(position) => Verdict::Behind(position),
-            None => Verdict::Conflict,
+            None => match self.foreign_position(listing)?.filter(|end| end.checksum == local.total) {
+                Some(end) => {
+                    self.warn_of_foreign(end);
+                    Verdict::Same(end)
+                }
+                None => Verdict::Conflict,
+            },
         })
     }
 
@@ -521,7 +531,10 @@ impl Database {
             Some(entry) => self.block_on(find_ends(self.history(), entry.name))?.map(|ends| ends.header),
             None => None,
         };
-        let after = header.as_ref().and_then(|h| h.database).map_or(Checksum::EMPTY, |database| database.after);
+        let after = match header.as_ref().and_then(|header| header.database) {
+            Some(database) => database.after,
+            None => self.foreign_position(listing)?.map_or(Checksum::EMPTY, |end| end.checksum),
+        };
         self.write_pages(local)?;
         self.write_record(&Record {
             position: Position { txid: last, checksum: after },
@@ -567,11 +580,15 @@ impl Database {
             || "at no known transaction".to_owned(),
             |record| format!("last known at transaction {}", record.position.txid),
         );
+        let foreign = self.foreign_end().as_ref().map_or("", |_| {
+            "; another program has written that one: if it is litestream, and was cut off before it had copied the last \
+             commits, let it do that (litestream replicate -once) and open the database again"
+        });
         Error::new(
             ErrorKind::Conflict,
             format!(
                 "the local database ({} pages, checksum {}, {here}) is not a part of the bucket's history, which ends \
-                 at transaction {}. Move the local file away to get the bucket's content, or set \
+                 at transaction {}{foreign}. Move the local file away to get the bucket's content, or set \
                  LIBSQL_BOTTOMLESS_INITIAL_REPLICATION=force to publish the local content as the next transaction \
                  (earlier history stays restorable), or =skip to do so with the first commit",
                 reader.size_in_pages(),

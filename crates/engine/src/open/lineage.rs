@@ -26,18 +26,26 @@ pub(super) fn ending_at(listing: &Listing, txid: Txid) -> Option<&Entry> {
 
 impl Database {
     /// Compares database checksums: that of the object that ends at the position, or that which the object behind it
-    /// says was before it.
+    /// says was before it. Where no object says it, the history is another program's, and its end is restored.
     pub(super) fn lineage(&self, record: &Record, listing: &Listing) -> Result<Lineage> {
         let position = record.position;
-        let mut ending = listing.entries().iter().filter(|entry| entry.name.max == position.txid).peekable();
-        if ending.peek().is_some() {
-            for entry in ending {
-                let is_known = entry.e_tag.is_some() && entry.e_tag == record.e_tag;
-                if is_known || self.checksums_of(entry)?.is_some_and(|database| database.after == position.checksum) {
-                    return Ok(Lineage::Part);
-                }
+        let ending: Vec<_> = listing.entries().iter().filter(|entry| entry.name.max == position.txid).collect();
+        if ending.iter().any(|entry| entry.e_tag.is_some() && entry.e_tag == record.e_tag) {
+            return Ok(Lineage::Part);
+        }
+        let mut is_told = false;
+        for entry in ending {
+            match self.checksums_of(entry)? {
+                Some(database) if database.after == position.checksum => return Ok(Lineage::Part),
+                told => is_told |= told.is_some(),
             }
+        }
+        if is_told {
             return Ok(Lineage::Other);
+        }
+        if position.txid == listing.last_txid() {
+            let is_end = self.foreign_position(listing)?.is_some_and(|end| end.checksum == position.checksum);
+            return Ok(if is_end { Lineage::Part } else { Lineage::Other });
         }
         let behind = listing.entries().iter().find(|entry| entry.name.min == position.txid.next());
         if let Some(checksums) = behind.map(|entry| self.checksums_of(entry)).transpose()?.flatten() {
@@ -47,7 +55,7 @@ impl Database {
         Ok(if is_merged { Lineage::Merged } else { Lineage::Other })
     }
 
-    fn checksums_of(&self, entry: &Entry) -> Result<Option<DatabaseChecksums>> {
+    pub(super) fn checksums_of(&self, entry: &Entry) -> Result<Option<DatabaseChecksums>> {
         let ends = self.block_on(find_ends(self.history(), entry.name))?;
         Ok(ends.and_then(|ends| ends.header.database))
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod again;
 mod fill;
+pub(crate) mod foreign;
 mod join;
 mod journal;
 mod judge;
@@ -10,7 +11,7 @@ mod lineage;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use bottomless_history::{DatabaseId, History, Listing};
+use bottomless_history::{DatabaseId, History, Listing, PlanError};
 use bottomless_ltx::Txid;
 use bottomless_points::{Point, reach};
 use bottomless_store::Bucket;
@@ -107,7 +108,8 @@ impl Database {
         // A WAL that is gone by now was copied into the main file by a connection that was the last.
         let wal = if self.has_wal() { compared } else { Some(WalEnd::EMPTY) };
         let record = self.record()?;
-        let opened = Record { wal, main_inode: self.note_inode(), ..record.clone() };
+        let e_tag = self.foreign_tag(record.position).or_else(|| record.e_tag.clone());
+        let opened = Record { wal, main_inode: self.note_inode(), e_tag, ..record.clone() };
         if opened != record {
             self.write_record(&opened)?;
         }
@@ -139,6 +141,10 @@ impl Database {
         let listing = self.block_on(self.history().list(after))?;
         self.listed(&listing, sent, self.config().timeout)?;
         reach(Point::OpenListed);
+        if listing.is_old_litestream() {
+            // Behind a transaction that is not there any more, or there is no history.
+            return if after.is_some() { self.list(None) } else { Err(old_litestream(&listing)) };
+        }
         if listing.foreign() > 0 {
             tracing::warn!(
                 database = %self.name(),
@@ -170,6 +176,10 @@ struct EarlyListing {
 /// Listing behind this transaction shows what ends at `position`, and what follows.
 pub(crate) fn before(position: Txid) -> Option<Txid> {
     Some(position.prev()).filter(|txid| *txid > Txid::ZERO)
+}
+
+fn old_litestream(listing: &Listing) -> Error {
+    Error::new(ErrorKind::Conflict, PlanError::OldLitestream(listing.id().clone()).to_string())
 }
 
 fn other_configuration(found: &Database, config: &Config) -> Error {

@@ -10,6 +10,8 @@ use bottomless_ltx::{PageNumber, PageSize};
 
 pub struct FakeHost {
     pub path: PathBuf,
+    /// Another program has the local file open.
+    pub is_in_use: bool,
 }
 
 struct Main(File);
@@ -88,6 +90,10 @@ impl Host for FakeHost {
 
     fn with_exclusive_lock(&self, work: Locked<'_>) -> Result<()> {
         self.with(work)
+    }
+
+    fn is_alone(&self) -> Result<bool> {
+        Ok(!self.is_in_use)
     }
 
     fn read_main(&self, bytes: &mut [u8]) -> Result<()> {

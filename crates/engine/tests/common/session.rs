@@ -61,6 +61,8 @@ pub struct Session {
     pub sees_playback: bool,
     /// The last commit returned OK and was confirmed: local file and bucket are the same.
     pub settled: bool,
+    /// Another program has the local file open.
+    pub is_in_use: bool,
 }
 
 pub fn config(timeout: Duration) -> Config {
@@ -101,13 +103,14 @@ impl Session {
             acknowledged: BTreeMap::new(),
             sees_playback: false,
             settled: false,
+            is_in_use: false,
         }
     }
 
     pub fn open(&mut self) -> Result<(), Error> {
         assert!(self.database.is_none(), "already open");
         let bucket = Bucket::from_object_store(Arc::clone(&self.store) as _, location());
-        let host = FakeHost { path: self.path.clone() };
+        let host = FakeHost { path: self.path.clone(), is_in_use: self.is_in_use };
         let opened = Database::open_in_bucket(&self.path, self.config.clone(), &host, bucket);
         let is_hot = journal(&self.path).exists();
         let file = self.file();
@@ -129,7 +132,7 @@ impl Session {
     /// Opens where the bucket may hold more than the local file: the program learns what it is.
     pub fn open_anew(&mut self) -> Result<(), Error> {
         let bucket = Bucket::from_object_store(Arc::clone(&self.store) as _, location());
-        let host = FakeHost { path: self.path.clone() };
+        let host = FakeHost { path: self.path.clone(), is_in_use: self.is_in_use };
         let opened = Database::open_in_bucket(&self.path, self.config.clone(), &host, bucket)?;
         self.database = Some(opened);
         self.local = self.file();
@@ -372,7 +375,7 @@ impl Session {
 
     fn open_filled(&mut self) {
         let bucket = Bucket::from_object_store(Arc::clone(&self.store) as _, location());
-        let host = FakeHost { path: self.path.clone() };
+        let host = FakeHost { path: self.path.clone(), is_in_use: self.is_in_use };
         let opened = Database::open_in_bucket(&self.path, self.config.clone(), &host, bucket).unwrap();
         assert_eq!(self.file(), self.local, "filled from the bucket");
         drop(opened);
