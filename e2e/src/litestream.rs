@@ -1,7 +1,8 @@
-//! Other programs that read what we wrote.
+//! Litestream: another program that reads what we wrote, and writes what we read.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use serde_json::Value;
 
@@ -20,15 +21,19 @@ fn url(world: &World) -> String {
 fn command(program: &Path, world: &World) -> Command {
     // A replica that isn't there makes these programs wait for it without end.
     let mut command = Command::new("/usr/bin/timeout");
+    command.args(["120".as_ref(), program.as_os_str()]);
+    environment(&mut command, world);
     command
-        .args(["120".as_ref(), program.as_os_str()])
+}
+
+fn environment(command: &mut Command, world: &World) {
+    command
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("HOME", world.folder().join("home"))
         .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
         .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
         .env("AWS_REGION", "us-east-1");
-    command
 }
 
 /// `litestream restore`, to a TXID or to the end.
@@ -94,4 +99,90 @@ print("rows " + json.dumps(rows))
     let rows = stdout.lines().find_map(|l| l.strip_prefix("rows "));
     let rows = rows.unwrap_or_else(|| panic!("litestream-vfs: {stdout}\n{}", String::from_utf8_lossy(&result.stderr)));
     serde_json::from_str(rows).expect("rows")
+}
+
+/// `litestream replicate` for the database of a world, with short intervals: levels 1, 2 and 3 and snapshots come within
+/// a second, and the log is deleted behind them.
+#[derive(Debug)]
+pub struct Replication {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Replication {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// If it can't be run.
+    pub fn start(world: &World) -> Self {
+        let log = world.folder().join("litestream.log");
+        let output = File::create(&log).expect("a log");
+        let child =
+            replicate(world).stdout(output.try_clone().expect("a log")).stderr(output).spawn().expect("run litestream");
+        Self { child, log }
+    }
+
+    /// Ends it as a service manager does: it copies what is left.
+    ///
+    /// # Panics
+    /// If it says that it failed.
+    pub fn stop(mut self) {
+        let child = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(child, rustix::process::Signal::INT).expect("a signal");
+        let status = self.child.wait().expect("its end");
+        assert!(status.success(), "litestream replicate: {status}: {}", self.log());
+        assert!(!self.log().contains("level=ERROR"), "{}", self.log());
+    }
+
+    /// Ends it at once.
+    pub fn kill(self) {
+        drop(self);
+    }
+
+    /// What it has printed.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Replication {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `litestream replicate -once`: copies what is new, and ends.
+///
+/// # Panics
+/// If it fails.
+#[track_caller]
+pub fn replicate_once(world: &World) {
+    let result = replicate(world).arg("-once").output().expect("run litestream");
+    let text = format!("{}{}", String::from_utf8_lossy(&result.stdout), String::from_utf8_lossy(&result.stderr));
+    assert!(result.status.success() && !text.contains("level=ERROR"), "litestream replicate -once: {text}");
+}
+
+fn replicate(world: &World) -> Command {
+    let config = world.folder().join("litestream.yml");
+    let (database, bucket, path) = (world.db(), world.bucket.name(), world.id());
+    let text = format!(
+        "snapshot: {{interval: 300ms, retention: 1h}}
+levels: [{{interval: 100ms}}, {{interval: 200ms}}, {{interval: 300ms}}]
+l0-retention: 200ms
+l0-retention-check-interval: 100ms
+dbs:
+  - path: {}
+    monitor-interval: 20ms
+    replica: {{type: s3, bucket: {bucket}, path: {path}, endpoint: 'http://{}', region: us-east-1, force-path-style: true, sync-interval: 20ms}}
+",
+        database.display(),
+        Seaweed::shared().address()
+    );
+    std::fs::write(&config, text).expect("its configuration");
+    // Not below timeout: that is a process of its own, and a signal to it is no signal to litestream.
+    let mut command = Command::new(tools::tool("litestream"));
+    environment(&mut command, world);
+    command.args(["replicate", "-config"]).arg(config);
+    command
 }

@@ -21,6 +21,7 @@ mod heal;
 mod hosts;
 mod interop;
 mod large;
+mod litestream_move;
 mod many;
 mod no_commit;
 mod open;
