@@ -1,4 +1,6 @@
-//! A bucket: list, get, create, delete.
+//! A bucket: list, get, create, copy, delete.
+
+mod copy;
 
 use std::fmt;
 use std::ops::Range;

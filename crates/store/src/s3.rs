@@ -1,4 +1,4 @@
-//! What `object_store` has no call for: an upload that streams a file, and the creation of a bucket. Signed with its
+//! What `object_store` has no call for: an upload that streams a file, a conditional copy, and the creation of a bucket. Signed with its
 //! [`AwsAuthorizer`], sent over the same connections.
 
 use std::sync::Arc;
@@ -43,6 +43,11 @@ impl Requests {
         let path = format!("{}/{}", self.location.bucket, utf8_percent_encode(key, &PATH));
         let base = self.endpoint.as_str().trim_end_matches('/');
         Ok(format!("{base}/{path}").trim_end_matches('/').parse::<Uri>()?)
+    }
+
+    /// An object of this bucket as the header `x-amz-copy-source` names it.
+    pub(crate) fn copy_source(&self, key: &str) -> String {
+        format!("/{}/{}", self.location.bucket, utf8_percent_encode(key, &PATH))
     }
 
     fn error(&self, kind: StoreErrorKind, key: &str, cause: impl ToString) -> StoreError {

@@ -135,6 +135,22 @@ async fn an_e_tag_is_the_same_wherever_it_is_told() {
 }
 
 #[tokio::test]
+async fn a_copy_is_an_object_of_its_own_and_is_made_once() {
+    for Place { name, bucket, .. } in places().await {
+        create(&bucket, "a db/größe+1", &memory("content")).await;
+        create(&bucket, "other", &memory("else")).await;
+        let made = bucket.copy("a db/größe+1", "b/copy", TIMEOUT).await.unwrap();
+        assert!(matches!(made, CreateOutcome::Created { .. }), "{name}");
+        assert_eq!(bucket.copy("other", "b/copy", TIMEOUT).await.unwrap(), CreateOutcome::Exists, "{name}");
+        bucket.delete("a db/größe+1").await.unwrap();
+        assert_eq!(bucket.get("b/copy").await.unwrap(), "content", "{name}");
+        let error = bucket.copy("a db/größe+1", "b/another", TIMEOUT).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::NotFound, "{name}: {error}");
+        assert_eq!(bucket.list("b", None).await.unwrap().len(), 1, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_told_apart() {
     for Place { name, bucket, .. } in places().await {
         assert_eq!(bucket.get("db/none").await.unwrap_err().kind(), StoreErrorKind::NotFound, "{name}");

@@ -73,7 +73,10 @@ impl S3 for Protocol {
     }
 
     async fn copy_object(&self, req: Request<CopyObjectInput>) -> Reply<CopyObjectOutput> {
-        Ok(S3Response::new(self.copy(req.input)?))
+        // A condition on the copy itself, which s3s does not read.
+        let is_new = req.headers.get("if-none-match").is_some_and(|value| value == "*");
+        let condition = Condition { if_match: None, if_none_match: is_new.then_some(ETagCondition::Any) };
+        Ok(S3Response::new(self.copy(req.input, &condition)?))
     }
 
     async fn delete_object(&self, req: Request<DeleteObjectInput>) -> Reply<DeleteObjectOutput> {

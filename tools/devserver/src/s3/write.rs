@@ -68,7 +68,7 @@ impl Protocol {
         })
     }
 
-    pub(super) fn copy(&self, mut input: CopyObjectInput) -> S3Result<CopyObjectOutput> {
+    pub(super) fn copy(&self, mut input: CopyObjectInput, condition: &Condition) -> S3Result<CopyObjectOutput> {
         let CopySource::Bucket { bucket, key, .. } = &input.copy_source else {
             return Err(s3_error!(NotImplemented, "copies come from a bucket only"));
         };
@@ -87,7 +87,7 @@ impl Protocol {
             content,
             source.about.etag.clone(),
             attributes,
-            &Condition::default(),
+            condition,
         )?;
         Ok(CopyObjectOutput {
             copy_object_result: Some(CopyObjectResult {
