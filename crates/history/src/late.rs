@@ -21,13 +21,18 @@ impl Listing {
         self.log().iter().filter(|entry| self.is_late(entry)).map(|entry| entry.name).collect()
     }
 
+    /// The same without late objects.
+    pub(crate) fn without_late(&self) -> Self {
+        let late = self.late();
+        self.without(|name| late.contains(name))
+    }
+
     /// The cheapest plan, and before it, if that one needs late objects, the cheapest without any.
     pub(crate) fn plans(&self, from: Txid, up_to: Txid) -> Result<Vec<Plan>, PlanError> {
         let plan = self.plan(from, Some(up_to))?;
         let mut plans = Vec::new();
         if plan.objects.iter().any(|entry| self.is_late(entry)) {
-            let late = self.late();
-            plans.extend(self.without(|name| late.contains(name)).plan(from, Some(up_to)));
+            plans.extend(self.without_late().plan(from, Some(up_to)));
         }
         plans.push(plan);
         Ok(plans)

@@ -14,6 +14,7 @@
 //! Keys and bytes are described in `docs/format.md`.
 
 mod audit;
+mod branch;
 mod chain;
 mod compact;
 mod error;
@@ -26,6 +27,7 @@ mod name;
 mod object;
 mod plan;
 mod point;
+mod remove;
 mod restore;
 mod route;
 mod settings;
@@ -33,6 +35,7 @@ mod target;
 mod time;
 
 pub use audit::{Audit, AuditOptions, Problem, Severity};
+pub use branch::{BranchError, Branched};
 pub use compact::{Copies, InvalidInterval, MergeOptions, Merged, Policy, parse_interval};
 pub use error::{Damage, HistoryError, NoWay};
 pub use history::{Ends, History};
@@ -42,6 +45,7 @@ pub use locate::Goal;
 pub use name::{InvalidLevel, Level, ObjectName};
 pub use plan::{Plan, PlanError};
 pub use point::{Asked, NoPoint, RestorePoint};
+pub use remove::{Removal, Unremoved};
 pub use restore::{Base, Progress, RestoreOptions, Restored};
 pub use settings::{InvalidSettings, Settings};
 pub use time::{InvalidTime, parse_time};

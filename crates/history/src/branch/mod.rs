@@ -1,0 +1,304 @@
+//! A new database from any point of another, by copies within the bucket.
+//!
+//! The objects of the cheapest plan are copied under the same level and TXIDs. The oldest one comes last: until it is there
+//! the branch is a history with a gap at its beginning, which nobody takes for a database. The settings come first: they
+//! count from the moment that it is one.
+
+mod error;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bottomless_ltx::{Checksum, Txid};
+use bottomless_store::{Bucket, CreateOutcome, StoreError};
+use futures::{StreamExt, TryStreamExt};
+
+use crate::{DatabaseId, Entry, History, HistoryError, Listing, ObjectName, Plan, Progress, Settings};
+
+pub use error::BranchError;
+
+/// Objects may be compacted away between the listing and the copy: so often it is listed anew.
+const LISTINGS: usize = 4;
+/// Copies at the same time.
+const PARALLEL: usize = 16;
+/// Tries of one copy, where the store does not answer or can't just now.
+const TRIES: usize = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// For one copy: a store may take minutes for one of some gigabytes.
+const TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// What was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Branched {
+    /// Where the branch begins its own way.
+    pub txid: Txid,
+    /// The database checksum there, where an object names it.
+    pub checksum: Option<Checksum>,
+    /// Objects of the branch.
+    pub objects: usize,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Of these objects, those that were there already, from a try that was cut off.
+    pub found: usize,
+}
+
+/// A branch under construction.
+struct Branch<'a> {
+    source: &'a History,
+    target: History,
+    up_to: Txid,
+    progress: Option<&'a Progress>,
+    /// What is there and was made by this branch: now, or by a try that was cut off.
+    ours: Mutex<BTreeSet<ObjectName>>,
+    /// What of it is known to be what its source is.
+    verified: Mutex<BTreeSet<Version>>,
+    /// How many objects were there at the beginning.
+    found: Option<usize>,
+    /// Whether anything was asked to be copied.
+    begun: AtomicBool,
+}
+
+/// An object as it was listed in the source, and as it was listed in the branch.
+type Version = [(ObjectName, u64, Option<String>); 2];
+
+fn version(source: &Entry, copy: &Entry) -> Version {
+    [source, copy].map(|entry| (entry.name, entry.size, entry.e_tag.clone()))
+}
+
+/// What the branch holds, held against the plan.
+struct There {
+    /// Objects of the plan.
+    copied: BTreeSet<ObjectName>,
+    settings: bool,
+    /// Ours, but of a plan that does not hold any more.
+    stale: Vec<ObjectName>,
+}
+
+impl History {
+    /// Makes `to` a database of its own, in the same bucket, that is what this one is at `up_to` (`None`: at its end). No
+    /// program may have `to` open. Objects that came too late to be part of the history are not copied.
+    ///
+    /// What a try that was cut off has left is taken over, if it is a part of the same plan.
+    ///
+    /// # Errors
+    /// [`BranchError::Occupied`] when there is anything else below the prefix of `to`: then nothing was touched.
+    /// [`BranchError::Unfinished`] when a part was made.
+    pub async fn branch(
+        &self,
+        to: &DatabaseId,
+        up_to: Option<Txid>,
+        progress: Option<&Progress>,
+    ) -> Result<Branched, BranchError> {
+        let is_within = |a: &DatabaseId, b: &DatabaseId| format!("{b}/").starts_with(&format!("{a}/"));
+        if is_within(self.id(), to) || is_within(to, self.id()) {
+            return Err(BranchError::Within { from: self.id().clone(), to: to.clone() });
+        }
+        let mut listing = self.list(None).await?;
+        let mut branch = Branch {
+            source: self,
+            target: History::new(self.bucket().clone(), to.clone()),
+            up_to: up_to.unwrap_or_else(|| listing.last_txid()),
+            progress,
+            ours: Mutex::default(),
+            verified: Mutex::default(),
+            found: None,
+            begun: AtomicBool::new(false),
+        };
+        for _ in 1..LISTINGS {
+            match branch.follow(&listing).await {
+                Err(error) if error.is_vanished() => match self.list(None).await {
+                    Ok(anew) => listing = anew,
+                    Err(error) => return Err(branch.unfinished(error.into())),
+                },
+                Err(error) => return Err(branch.unfinished(error)),
+                branched => return branched,
+            }
+        }
+        branch.follow(&listing).await.map_err(|error| branch.unfinished(error))
+    }
+}
+
+impl Branch<'_> {
+    /// Copies along the cheapest plan of the listing what is not there yet.
+    async fn follow(&mut self, listing: &Listing) -> Result<Branched, BranchError> {
+        let plan = listing.without_late().plan(Txid::ZERO, Some(self.up_to))?;
+        let there = self.look(listing, &plan).await?;
+        self.found.get_or_insert(there.copied.len());
+        self.ours().extend(&there.copied);
+        for name in &there.stale {
+            self.bucket().delete(&name.key(self.target.id())).await?;
+            self.ours().remove(name);
+        }
+        if listing.settings().is_some() && !there.settings {
+            self.copy(&Settings::key(self.source.id()), &Settings::key(self.target.id())).await?;
+        }
+        if there.copied.len() < plan.objects.len() {
+            self.copy_all(&plan, listing, &there.copied).await?;
+        }
+        self.whole(listing, &plan).await
+    }
+
+    /// The oldest object last, and only when all others are there and right.
+    async fn copy_all(&self, plan: &Plan, listing: &Listing, copied: &BTreeSet<ObjectName>) -> Result<(), BranchError> {
+        let Some((oldest, others)) = plan.objects.split_first() else { return Ok(()) };
+        let size = |name: &ObjectName| plan.objects.iter().find(|entry| entry.name == *name).map_or(0, |e| e.size);
+        let done = AtomicU64::new(copied.iter().map(size).sum());
+        let advance = |entry: &Entry| {
+            let done = done.fetch_add(entry.size, Ordering::Relaxed) + entry.size;
+            if let Some(progress) = self.progress {
+                progress(done, plan.bytes());
+            }
+        };
+        futures::stream::iter(others.iter().rev().filter(|entry| !copied.contains(&entry.name)))
+            .map(Ok)
+            .try_for_each_concurrent(PARALLEL, |entry| async {
+                self.copy_entry(entry).await?;
+                advance(entry);
+                Ok::<_, BranchError>(())
+            })
+            .await?;
+        let there = self.look(listing, plan).await?;
+        if let Some(missing) = others.iter().find(|entry| !there.copied.contains(&entry.name)) {
+            return Err(self.disturbed(missing.name.key(self.target.id())));
+        }
+        if !there.copied.contains(&oldest.name) {
+            self.copy_entry(oldest).await?;
+            advance(oldest);
+        }
+        Ok(())
+    }
+
+    async fn copy_entry(&self, entry: &Entry) -> Result<(), BranchError> {
+        let made = self.copy(&entry.name.key(self.source.id()), &entry.name.key(self.target.id())).await?;
+        if let CreateOutcome::Created { .. } = made {
+            self.ours().insert(entry.name);
+        }
+        Ok(())
+    }
+
+    /// That there is something already is no error: it is looked at later, and may be that of a try that was not answered.
+    async fn copy(&self, from: &str, to: &str) -> Result<CreateOutcome, StoreError> {
+        self.begun.store(true, Ordering::Relaxed);
+        let mut pause = FIRST_PAUSE;
+        for _ in 1..TRIES {
+            match self.bucket().copy(from, to, TIMEOUT).await {
+                Err(error) if error.kind().is_transient() => {
+                    tracing::debug!(%error, "a copy is tried again");
+                    tokio::time::sleep(error.retry_after().unwrap_or(pause)).await;
+                    pause *= 2;
+                }
+                result => return result,
+            }
+        }
+        self.bucket().copy(from, to, TIMEOUT).await
+    }
+
+    fn ours(&self) -> MutexGuard<'_, BTreeSet<ObjectName>> {
+        self.ours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bucket(&self) -> &Bucket {
+        self.target.bucket()
+    }
+
+    /// Lists the branch, and refuses what does not belong there. Each copy is held against its source.
+    async fn look(&self, listing: &Listing, plan: &Plan) -> Result<There, BranchError> {
+        let objects = self.bucket().list(self.target.id().as_str(), None).await?;
+        let target = Listing::new(self.target.id().clone(), objects.iter().cloned());
+        let in_the_way = |key: String| match self.found {
+            Some(_) => self.disturbed(key),
+            None => {
+                let begun_at = target.plan(Txid::ZERO, None).is_err().then(|| target.last_txid());
+                let begun_at = begun_at.filter(|txid| *txid > Txid::ZERO && *txid != plan.up_to);
+                BranchError::Occupied { to: self.target.id().clone(), key, begun_at }
+            }
+        };
+        let settings_key = Settings::key(self.target.id());
+        let is_known = |key: &str| key == settings_key || ObjectName::parse(self.target.id(), key).is_some();
+        if let Some(foreign) = objects.into_iter().find(|object| !is_known(&object.key)) {
+            return Err(in_the_way(foreign.key));
+        }
+        let settings = match (target.settings(), listing.settings()) {
+            (None, _) => false,
+            (Some(_), Some(_)) if self.same_settings().await? => true,
+            (Some(_), _) => return Err(in_the_way(settings_key)),
+        };
+        let planned: BTreeMap<ObjectName, &Entry> = plan.objects.iter().map(|entry| (entry.name, entry)).collect();
+        let (mut pairs, mut stale) = (Vec::new(), Vec::new());
+        for copy in target.entries() {
+            match planned.get(&copy.name) {
+                Some(source) => pairs.push((*source, copy)),
+                None if self.ours().contains(&copy.name) => stale.push(copy.name),
+                None => return Err(in_the_way(copy.name.key(self.target.id()))),
+            }
+        }
+        let different = futures::stream::iter(&pairs)
+            .map(|&(source, copy)| async { Ok::<_, HistoryError>((self.is_copy(source, copy).await?, copy.name)) })
+            .buffered(PARALLEL)
+            .try_filter_map(|(is_copy, name)| futures::future::ok((!is_copy).then_some(name)))
+            .boxed()
+            .try_next()
+            .await?;
+        match different {
+            Some(name) => Err(in_the_way(name.key(self.target.id()))),
+            None => Ok(There { copied: pairs.into_iter().map(|(_, copy)| copy.name).collect(), settings, stale }),
+        }
+    }
+
+    async fn same_settings(&self) -> Result<bool, StoreError> {
+        let (source, target) = (Settings::key(self.source.id()), Settings::key(self.target.id()));
+        let (source, target) = futures::try_join!(self.bucket().get(&source), self.bucket().get(&target))?;
+        Ok(source == target)
+    }
+
+    /// Whether an object holds what its source holds. Not all stores give a copy the ETag of its source; then both ends are
+    /// read: the file checksum is over all that was written.
+    async fn is_copy(&self, source: &Entry, copy: &Entry) -> Result<bool, HistoryError> {
+        let verified = || self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if source.size != copy.size {
+            return Ok(false);
+        }
+        if source.e_tag.is_some() && source.e_tag == copy.e_tag || verified().contains(&version(source, copy)) {
+            return Ok(true);
+        }
+        let (ends, copied) = futures::try_join!(self.source.ends(source.name), self.target.ends(copy.name))?;
+        let is_same = (ends.header, ends.trailer) == (copied.header, copied.trailer);
+        if is_same {
+            verified().insert(version(source, copy));
+        }
+        Ok(is_same)
+    }
+
+    /// Makes sure that the branch is there, whole and alone.
+    async fn whole(&self, listing: &Listing, plan: &Plan) -> Result<Branched, BranchError> {
+        let there = self.look(listing, plan).await?;
+        if let Some(missing) = plan.objects.iter().find(|entry| !there.copied.contains(&entry.name)) {
+            return Err(self.disturbed(missing.name.key(self.target.id())));
+        }
+        let checksum = match plan.objects.last() {
+            Some(last) => self.target.header(last.name).await?.database.map(|database| database.after),
+            None => None,
+        };
+        Ok(Branched {
+            txid: plan.up_to,
+            checksum,
+            objects: plan.objects.len(),
+            bytes: plan.bytes(),
+            found: self.found.unwrap_or_default(),
+        })
+    }
+
+    fn disturbed(&self, key: String) -> BranchError {
+        BranchError::Disturbed { to: self.target.id().clone(), key }
+    }
+
+    fn unfinished(&self, cause: BranchError) -> BranchError {
+        match cause {
+            BranchError::Disturbed { .. } => cause,
+            _ if !self.begun.load(Ordering::Relaxed) && self.ours().is_empty() => cause,
+            _ => BranchError::Unfinished { to: self.target.id().clone(), up_to: self.up_to, cause: Box::new(cause) },
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Removing a whole database, in an order in which no part of it is ever taken for an older database.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bottomless_ltx::Txid;
+use bottomless_store::Object;
+use futures::TryStreamExt;
+
+use crate::{Entry, History, HistoryError, Listing, Progress, Settings};
+
+/// Deletions at the same time.
+const PARALLEL: usize = 16;
+
+/// What a store keeps below the prefix of a database, sorted for its removal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    /// The objects of the history, in the order in which they are deleted.
+    pub objects: Vec<Entry>,
+    /// What else is ours: a probe of conditional writes that was left behind, and last the settings.
+    pub others: Vec<Object>,
+    /// The keys of what is not ours, and stays.
+    pub foreign: Vec<String>,
+}
+
+/// A removal that did not come to its end.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{cause}. {deleted} of {total} objects were deleted: the database can't be restored any more; the same command goes on"
+)]
+pub struct Unremoved {
+    /// How many objects were deleted.
+    pub deleted: u64,
+    /// How many there were.
+    pub total: u64,
+    /// What came in between.
+    #[source]
+    pub cause: HistoryError,
+}
+
+impl Removal {
+    /// How many objects are deleted.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.objects.len() + self.others.len()
+    }
+
+    /// Bytes of what is deleted.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let objects = self.objects.iter().map(|entry| entry.size);
+        objects.chain(self.others.iter().map(|object| object.size)).sum()
+    }
+
+    /// Whether there is nothing of ours.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+
+    /// The objects that everything else stands on, one after the other; the one that reaches furthest last. As long as that
+    /// one is there the rest leads to where it always led, or nowhere.
+    fn bases(&self) -> &[Entry] {
+        let end = self.objects.partition_point(|entry| entry.name.min == Txid::FIRST);
+        self.objects.get(..end).unwrap_or_default()
+    }
+}
+
+impl History {
+    /// Looks at what a removal of the whole database would delete, and what it would leave.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn removal(&self) -> Result<Removal, HistoryError> {
+        let all = self.bucket().list(self.id().as_str(), None).await?;
+        let listing = Listing::new(self.id().clone(), all.iter().cloned());
+        let mut objects = listing.entries().to_vec();
+        objects.sort_by_key(|entry| (entry.name.min != Txid::FIRST, entry.name.max, entry.name));
+        let (mut others, mut foreign) = (Vec::new(), Vec::new());
+        let settings = Settings::key(self.id());
+        for object in all {
+            if object.key != settings && crate::ObjectName::parse(self.id(), &object.key).is_none() {
+                if self.is_probe(&object.key) { others.push(object) } else { foreign.push(object.key) }
+            }
+        }
+        others.extend(listing.settings().cloned());
+        Ok(Removal { objects, others, foreign })
+    }
+
+    /// Whether the key is one under which conditional writes were tried.
+    fn is_probe(&self, key: &str) -> bool {
+        let name = key.strip_prefix(self.id().as_str()).and_then(|rest| rest.strip_prefix("/probe-"));
+        name.is_some_and(|name| name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    }
+
+    /// Deletes what [`History::removal`] has found. Nothing can bring it back. A program that has the database open goes on
+    /// writing to it: nobody can know of that.
+    ///
+    /// Progress is told in objects.
+    ///
+    /// # Errors
+    /// Those of the store, with how far it came.
+    pub async fn remove(&self, removal: &Removal, progress: Option<&Progress>) -> Result<(), Unremoved> {
+        let total = removal.count() as u64;
+        let deleted = AtomicU64::new(0);
+        let delete = async |key: String| {
+            self.bucket().delete(&key).await?;
+            let done = deleted.fetch_add(1, Ordering::Relaxed) + 1;
+            if let Some(progress) = progress {
+                progress(done, total);
+            }
+            Ok::<_, HistoryError>(())
+        };
+        let result = async {
+            let bases = removal.bases();
+            for entry in bases {
+                delete(entry.name.key(self.id())).await?;
+            }
+            let rest = removal.objects.get(bases.len()..).unwrap_or_default();
+            let rest = rest.iter().map(|entry| Ok(entry.name.key(self.id())));
+            futures::stream::iter(rest).try_for_each_concurrent(PARALLEL, &delete).await?;
+            for other in &removal.others {
+                delete(other.key.clone()).await?;
+            }
+            Ok(())
+        };
+        result.await.map_err(|cause| Unremoved { deleted: deleted.load(Ordering::Relaxed), total, cause })
+    }
+}

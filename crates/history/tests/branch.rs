@@ -1,0 +1,208 @@
+//! Branching: what is there after each step, and what a cut-off leaves.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs)]
+
+mod support;
+
+use bottomless_history::{BranchError, DatabaseId, History, HistoryError, RestoreOptions, Settings};
+use bottomless_ltx::Txid;
+use support::recorder::{Compacted, Instead, Recorder};
+use support::{Change, Timeline, assert_is, name, put, put_object, restore};
+
+const CHANGES: u64 = 12;
+
+fn timeline() -> Timeline {
+    let change = |seed| Change::Write { places: vec![usize::from(seed), 3], append: usize::from(seed % 3), seed };
+    Timeline::new(1024, &(0..CHANGES as u8).map(change).collect::<Vec<_>>())
+}
+
+/// A snapshot, a compacted run, the log behind it, some of the log that was not deleted yet, and settings.
+async fn source(store: &Recorder, timeline: &Timeline) -> History {
+    let source = store.history("a.db");
+    for txid in 5..=12 {
+        put_object(&source, timeline, 0, txid, txid).await;
+    }
+    put_object(&source, timeline, 1, 6, 9).await;
+    put_object(&source, timeline, 9, 1, 5).await;
+    put(&source, &Settings::key(source.id()), br#"{"fence_window_seconds": 7}"#.to_vec()).await;
+    store.states("b.db");
+    source
+}
+
+fn target() -> DatabaseId {
+    DatabaseId::new("b.db").unwrap()
+}
+
+async fn keys(history: &History) -> Vec<String> {
+    let objects = history.bucket().list(history.id().as_str(), None).await.unwrap();
+    objects.into_iter().map(|object| object.key).collect()
+}
+
+/// What an open or a restore sees: nothing, an error, or a database.
+async fn last(history: &History) -> Option<Result<u64, HistoryError>> {
+    if history.list(None).await.unwrap().is_empty() {
+        return None;
+    }
+    let restored = restore(history, None, None, RestoreOptions::default()).await;
+    Some(restored.map(|(restored, _)| restored.position.txid.get()))
+}
+
+#[tokio::test]
+async fn a_branch_is_what_its_source_was() {
+    let timeline = timeline();
+    for up_to in [5, 9, 10, 12] {
+        let store = Recorder::default();
+        let source = source(&store, &timeline).await;
+        let before = keys(&source).await;
+        let branched = source.branch(&target(), Some(Txid::new(up_to)), None).await.unwrap();
+        let branch = store.history("b.db");
+        assert_is(
+            &restore(&branch, None, None, RestoreOptions::default()).await.unwrap(),
+            timeline.state(up_to),
+            up_to,
+        );
+        assert_eq!(branched.txid, Txid::new(up_to));
+        assert_eq!(branched.checksum, Some(timeline.state(up_to).checksum()));
+        assert_eq!(branch.list(None).await.unwrap().entries().len(), branched.objects);
+        assert_eq!(keys(&source).await, before);
+        let settings = branch.bucket().get(&Settings::key(branch.id())).await.unwrap();
+        assert_eq!(Settings::decode(&settings).unwrap().fence_window.as_secs(), 7);
+        // Each goes its own way.
+        put(&branch, &name(0, up_to + 1, up_to + 1).key(branch.id()), vec![1]).await;
+        assert_eq!(source.list(None).await.unwrap().last_txid(), Txid::new(12));
+    }
+}
+
+#[tokio::test]
+async fn a_branch_is_a_database_only_with_its_last_copy() {
+    let timeline = timeline();
+    let store = Recorder::default();
+    let source = source(&store, &timeline).await;
+    source.branch(&target(), None, None).await.unwrap();
+    let states = store.states("b.db");
+    let (whole, parts) = states.split_last().unwrap();
+    assert_eq!(parts.len(), 5, "the settings, the log and the run");
+    for (step, part) in parts.iter().enumerate() {
+        let seen = last(part).await;
+        assert!(!matches!(seen, Some(Ok(_))), "after {step} copies: {seen:?}");
+        for up_to in 1..=CHANGES {
+            assert!(restore(part, Some(up_to), None, RestoreOptions::default()).await.is_err(), "{step} {up_to}");
+        }
+        assert!(part.list(None).await.unwrap().settings().is_some(), "the settings come first");
+    }
+    assert!(matches!(last(whole).await, Some(Ok(12))));
+}
+
+#[tokio::test]
+async fn what_was_cut_off_anywhere_goes_on() {
+    let timeline = timeline();
+    for copies in 0..6 {
+        let store = Recorder::default();
+        let source = source(&store, &timeline).await;
+        store.after(copies, Some(Instead::Fails));
+        let error = source.branch(&target(), Some(Txid::new(12)), None).await.unwrap_err();
+        assert!(matches!(error, BranchError::Unfinished { .. }), "{error}");
+        assert!(error.to_string().contains("rm -d b.db"), "{error}");
+        assert!(!matches!(last(&store.history("b.db")).await, Some(Ok(_))));
+        store.after(0, None);
+        // Another point is another plan.
+        let other = source.branch(&target(), Some(Txid::new(9)), None).await;
+        if copies > 1 {
+            let error = other.unwrap_err().to_string();
+            assert!(error.contains("b.db/0000/") && error.contains("--txid 000000000000000c"), "{error}");
+            let branched = source.branch(&target(), Some(Txid::new(12)), None).await.unwrap();
+            assert_eq!(branched.found, copies - 1, "without the settings");
+        }
+        let branch = store.history("b.db");
+        let up_to = branch.list(None).await.unwrap().last_txid().get();
+        assert_is(
+            &restore(&branch, None, None, RestoreOptions::default()).await.unwrap(),
+            timeline.state(up_to),
+            up_to,
+        );
+    }
+}
+
+#[tokio::test]
+async fn again_is_nothing_to_do() {
+    let timeline = timeline();
+    let store = Recorder::default();
+    let source = source(&store, &timeline).await;
+    let first = source.branch(&target(), None, None).await.unwrap();
+    store.states("b.db");
+    let again = source.branch(&target(), None, None).await.unwrap();
+    assert_eq!((again.objects, again.found), (first.objects, first.objects));
+    assert!(store.states("b.db").is_empty(), "nothing was written");
+}
+
+#[tokio::test]
+async fn whatever_is_there_already_stays_as_it_is() {
+    let timeline = timeline();
+    for key in ["b.db/0000/0000000000000001-0000000000000001.ltx", "b.db/notes", "b.db/bottomless.json"] {
+        let store = Recorder::default();
+        let source = source(&store, &timeline).await;
+        put(&source, key, b"precious".to_vec()).await;
+        store.states("b.db");
+        let error = source.branch(&target(), None, None).await.unwrap_err();
+        assert!(matches!(&error, BranchError::Occupied { key: found, .. } if found == key), "{error}");
+        assert!(store.states("b.db").is_empty(), "nothing was written");
+    }
+    // The same name, another content.
+    let store = Recorder::default();
+    let source = source(&store, &timeline).await;
+    let other = name(0, 12, 12).key(&target());
+    let mut content = timeline.object(12, 12);
+    *content.last_mut().unwrap() ^= 1;
+    put(&source, &other, content).await;
+    assert!(source.branch(&target(), None, None).await.is_err());
+}
+
+#[tokio::test]
+async fn a_database_is_no_branch_of_what_it_lies_in() {
+    let store = Recorder::default();
+    let source = source(&store, &timeline()).await;
+    for id in ["a.db", "a.db/x"] {
+        let error = source.branch(&DatabaseId::new(id).unwrap(), None, None).await.unwrap_err();
+        assert!(matches!(error, BranchError::Within { .. }), "{error}");
+    }
+    let below = store.history("a.db/x").branch(source.id(), None, None).await.unwrap_err();
+    assert!(matches!(below, BranchError::Within { .. }), "{below}");
+    source.branch(&DatabaseId::new("a.db2").unwrap(), None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn late_objects_are_not_copied() {
+    let timeline = timeline();
+    let store = Recorder::default();
+    let source = source(&store, &timeline).await;
+    // Created after it was merged: an orphan of another writer.
+    put(&source, &name(0, 6, 6).key(source.id()), timeline.object(6, 6)).await;
+    put(&source, &name(0, 7, 7).key(source.id()), timeline.object(7, 7)).await;
+    let error = source.branch(&target(), Some(Txid::new(7)), None).await.unwrap_err();
+    assert!(error.to_string().contains("merged"), "{error}");
+    assert!(keys(&store.history("b.db")).await.is_empty());
+    source.branch(&target(), None, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn objects_that_are_compacted_away_meanwhile_are_planned_anew() {
+    let timeline = timeline();
+    let store = Recorder::default();
+    let source = source(&store, &timeline).await;
+    let log = |txid| name(0, txid, txid).key(source.id());
+    store.compact(Compacted {
+        before: log(10),
+        deleted: vec![log(10), log(11), log(12)],
+        created: (name(1, 10, 12).key(source.id()), timeline.object(10, 12)),
+    });
+    let branched = source.branch(&target(), Some(Txid::new(12)), None).await.unwrap();
+    let branch = store.history("b.db");
+    assert_eq!(branch.list(None).await.unwrap().entries().len(), branched.objects, "nothing of the old plan is left");
+    assert_is(&restore(&branch, None, None, RestoreOptions::default()).await.unwrap(), timeline.state(12), 12);
+}
+
+#[tokio::test]
+async fn nothing_is_no_source() {
+    let store = Recorder::default();
+    let error = store.history("none.db").branch(&target(), None, None).await.unwrap_err();
+    assert!(error.to_string().contains("no database none.db"), "{error}");
+}
