@@ -3,7 +3,9 @@
 
 mod support;
 
-use bottomless_history::{BranchError, DatabaseId, History, HistoryError, RestoreOptions, Settings};
+use bottomless_history::{
+    BranchError, Branched, DatabaseId, Goal, History, HistoryError, MergeOptions, RestoreOptions, Settings,
+};
 use bottomless_ltx::Txid;
 use support::recorder::{Compacted, Instead, Recorder};
 use support::{Change, Timeline, assert_is, name, put, put_object, restore};
@@ -32,6 +34,18 @@ fn target() -> DatabaseId {
     DatabaseId::new("b.db").unwrap()
 }
 
+fn options() -> MergeOptions {
+    MergeOptions::new(std::env::temp_dir())
+}
+
+async fn branch(source: &History, to: &DatabaseId) -> Result<Branched, BranchError> {
+    source.branch(to, Goal::End, &options()).await
+}
+
+async fn branch_at(source: &History, up_to: u64) -> Result<Branched, BranchError> {
+    source.branch(&target(), Goal::Txid(Txid::new(up_to)), &options()).await
+}
+
 async fn keys(history: &History) -> Vec<String> {
     let objects = history.bucket().list(history.id().as_str(), None).await.unwrap();
     objects.into_iter().map(|object| object.key).collect()
@@ -53,7 +67,7 @@ async fn a_branch_is_what_its_source_was() {
         let store = Recorder::default();
         let source = source(&store, &timeline).await;
         let before = keys(&source).await;
-        let branched = source.branch(&target(), Some(Txid::new(up_to)), None).await.unwrap();
+        let branched = branch_at(&source, up_to).await.unwrap();
         let branch = store.history("b.db");
         assert_is(
             &restore(&branch, None, None, RestoreOptions::default()).await.unwrap(),
@@ -77,7 +91,7 @@ async fn a_branch_is_a_database_only_with_its_last_copy() {
     let timeline = timeline();
     let store = Recorder::default();
     let source = source(&store, &timeline).await;
-    source.branch(&target(), None, None).await.unwrap();
+    branch(&source, &target()).await.unwrap();
     let states = store.states("b.db");
     let (whole, parts) = states.split_last().unwrap();
     assert_eq!(parts.len(), 5, "the settings, the log and the run");
@@ -95,22 +109,22 @@ async fn a_branch_is_a_database_only_with_its_last_copy() {
 #[tokio::test]
 async fn what_was_cut_off_anywhere_goes_on() {
     let timeline = timeline();
-    for copies in 0..6 {
+    for copies in 0..5 {
         let store = Recorder::default();
         let source = source(&store, &timeline).await;
         store.after(copies, Some(Instead::Fails));
-        let error = source.branch(&target(), Some(Txid::new(12)), None).await.unwrap_err();
+        let error = branch_at(&source, 12).await.unwrap_err();
         assert!(matches!(error, BranchError::Unfinished { .. }), "{error}");
         assert!(error.to_string().contains("rm -d b.db"), "{error}");
         assert!(!matches!(last(&store.history("b.db")).await, Some(Ok(_))));
         store.after(0, None);
         // Another point is another plan.
-        let other = source.branch(&target(), Some(Txid::new(9)), None).await;
-        if copies > 1 {
+        let other = branch_at(&source, 9).await;
+        if copies > 0 {
             let error = other.unwrap_err().to_string();
             assert!(error.contains("b.db/0000/") && error.contains("--txid 000000000000000c"), "{error}");
-            let branched = source.branch(&target(), Some(Txid::new(12)), None).await.unwrap();
-            assert_eq!(branched.found, copies - 1, "without the settings");
+            let branched = branch_at(&source, 12).await.unwrap();
+            assert_eq!(branched.found, copies);
         }
         let branch = store.history("b.db");
         let up_to = branch.list(None).await.unwrap().last_txid().get();
@@ -127,9 +141,9 @@ async fn again_is_nothing_to_do() {
     let timeline = timeline();
     let store = Recorder::default();
     let source = source(&store, &timeline).await;
-    let first = source.branch(&target(), None, None).await.unwrap();
+    let first = branch(&source, &target()).await.unwrap();
     store.states("b.db");
-    let again = source.branch(&target(), None, None).await.unwrap();
+    let again = branch(&source, &target()).await.unwrap();
     assert_eq!((again.objects, again.found), (first.objects, first.objects));
     assert!(store.states("b.db").is_empty(), "nothing was written");
 }
@@ -142,7 +156,7 @@ async fn whatever_is_there_already_stays_as_it_is() {
         let source = source(&store, &timeline).await;
         put(&source, key, b"precious".to_vec()).await;
         store.states("b.db");
-        let error = source.branch(&target(), None, None).await.unwrap_err();
+        let error = branch(&source, &target()).await.unwrap_err();
         assert!(matches!(&error, BranchError::Occupied { key: found, .. } if found == key), "{error}");
         assert!(store.states("b.db").is_empty(), "nothing was written");
     }
@@ -153,7 +167,7 @@ async fn whatever_is_there_already_stays_as_it_is() {
     let mut content = timeline.object(12, 12);
     *content.last_mut().unwrap() ^= 1;
     put(&source, &other, content).await;
-    assert!(source.branch(&target(), None, None).await.is_err());
+    assert!(branch(&source, &target()).await.is_err());
 }
 
 #[tokio::test]
@@ -161,12 +175,12 @@ async fn a_database_is_no_branch_of_what_it_lies_in() {
     let store = Recorder::default();
     let source = source(&store, &timeline()).await;
     for id in ["a.db", "a.db/x"] {
-        let error = source.branch(&DatabaseId::new(id).unwrap(), None, None).await.unwrap_err();
+        let error = branch(&source, &DatabaseId::new(id).unwrap()).await.unwrap_err();
         assert!(matches!(error, BranchError::Within { .. }), "{error}");
     }
-    let below = store.history("a.db/x").branch(source.id(), None, None).await.unwrap_err();
+    let below = branch(&store.history("a.db/x"), source.id()).await.unwrap_err();
     assert!(matches!(below, BranchError::Within { .. }), "{below}");
-    source.branch(&DatabaseId::new("a.db2").unwrap(), None, None).await.unwrap();
+    branch(&source, &DatabaseId::new("a.db2").unwrap()).await.unwrap();
 }
 
 #[tokio::test]
@@ -177,10 +191,10 @@ async fn late_objects_are_not_copied() {
     // Created after it was merged: an orphan of another writer.
     put(&source, &name(0, 6, 6).key(source.id()), timeline.object(6, 6)).await;
     put(&source, &name(0, 7, 7).key(source.id()), timeline.object(7, 7)).await;
-    let error = source.branch(&target(), Some(Txid::new(7)), None).await.unwrap_err();
+    let error = branch_at(&source, 7).await.unwrap_err();
     assert!(error.to_string().contains("merged"), "{error}");
     assert!(keys(&store.history("b.db")).await.is_empty());
-    source.branch(&target(), None, None).await.unwrap();
+    branch(&source, &target()).await.unwrap();
 }
 
 #[tokio::test]
@@ -194,7 +208,7 @@ async fn objects_that_are_compacted_away_meanwhile_are_planned_anew() {
         deleted: vec![log(10), log(11), log(12)],
         created: (name(1, 10, 12).key(source.id()), timeline.object(10, 12)),
     });
-    let branched = source.branch(&target(), Some(Txid::new(12)), None).await.unwrap();
+    let branched = branch_at(&source, 12).await.unwrap();
     let branch = store.history("b.db");
     assert_eq!(branch.list(None).await.unwrap().entries().len(), branched.objects, "nothing of the old plan is left");
     assert_is(&restore(&branch, None, None, RestoreOptions::default()).await.unwrap(), timeline.state(12), 12);
@@ -203,6 +217,28 @@ async fn objects_that_are_compacted_away_meanwhile_are_planned_anew() {
 #[tokio::test]
 async fn nothing_is_no_source() {
     let store = Recorder::default();
-    let error = store.history("none.db").branch(&target(), None, None).await.unwrap_err();
+    let error = branch(&store.history("none.db"), &target()).await.unwrap_err();
     assert!(error.to_string().contains("no database none.db"), "{error}");
+}
+
+#[tokio::test]
+async fn what_can_not_be_copied_is_one_snapshot() {
+    let timeline = timeline();
+    for instead in [None, Some(Instead::Unsupported)] {
+        let store = Recorder::default();
+        let source = source(&store, &timeline).await;
+        store.after(0, instead);
+        let limit = if instead.is_none() { 1000 } else { u64::MAX };
+        let options = MergeOptions { put_length: limit, part_length: 2000, ..options() };
+        for found in [0, 1] {
+            let branched = source.branch(&target(), Goal::Txid(Txid::new(10)), &options).await.unwrap();
+            assert_eq!((branched.objects, branched.found), (1, found));
+            assert_eq!(branched.checksum, Some(timeline.state(10).checksum()));
+        }
+        let branch = store.history("b.db");
+        let names: Vec<_> = branch.list(None).await.unwrap().entries().iter().map(|entry| entry.name).collect();
+        assert_eq!(names, [name(9, 1, 10)]);
+        assert_is(&restore(&branch, None, None, RestoreOptions::default()).await.unwrap(), timeline.state(10), 10);
+        assert!(branch.list(None).await.unwrap().settings().is_some());
+    }
 }

@@ -1,7 +1,7 @@
 //! Why a branch could not be made, and what to do about it.
 
 use bottomless_ltx::Txid;
-use bottomless_store::StoreError;
+use bottomless_store::{StoreError, StoreErrorKind};
 
 use crate::{DatabaseId, HistoryError, PlanError};
 
@@ -47,7 +47,7 @@ pub enum BranchError {
     },
     /// A part was made.
     #[error(
-        "{cause}. A part of the branch {to} is there, which no program takes for a database: the same command goes on \
+        "{cause}. A part of the branch {to} may be there, which no program takes for a database: the same command goes on \
          with it (--txid {up_to}), and bottomless-cli rm -d {to} --yes removes it"
     )]
     Unfinished {
@@ -73,8 +73,13 @@ fn or_the_same(begun_at: Option<Txid>) -> String {
 
 impl BranchError {
     /// Whether an object was compacted away since it was listed.
-    pub(super) fn is_vanished(&self) -> bool {
-        matches!(self, Self::History(error) if error.is_vanished())
+    pub(super) fn is_outdated(&self) -> bool {
+        matches!(self, Self::History(error) if error.is_outdated())
+    }
+
+    /// Whether the store can't copy.
+    pub(super) fn is_unsupported(&self) -> bool {
+        matches!(self, Self::History(HistoryError::Store(error)) if error.kind() == StoreErrorKind::Unsupported)
     }
 }
 

@@ -2,20 +2,20 @@
 //!
 //! The objects of the cheapest plan are copied under the same level and TXIDs. The oldest one comes last: until it is there
 //! the branch is a history with a gap at its beginning, which nobody takes for a database. The settings come first: they
-//! count from the moment that it is one.
+//! count from the moment that it is one. Where the store can't copy, the branch is one snapshot.
 
 mod error;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bottomless_ltx::{Checksum, Txid};
-use bottomless_store::{Bucket, CreateOutcome, StoreError};
+use bottomless_store::{Body, Bucket, CreateOutcome, StoreError};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::{DatabaseId, Entry, History, HistoryError, Listing, ObjectName, Plan, Progress, Settings};
+use crate::{DatabaseId, Entry, Goal, History, HistoryError, Level, Listing, MergeOptions, ObjectName, Plan, Settings};
 
 pub use error::BranchError;
 
@@ -49,7 +49,9 @@ struct Branch<'a> {
     source: &'a History,
     target: History,
     up_to: Txid,
-    progress: Option<&'a Progress>,
+    options: &'a MergeOptions,
+    /// The store has no copies.
+    is_without_copies: bool,
     /// What is there and was made by this branch: now, or by a try that was cut off.
     ours: Mutex<BTreeSet<ObjectName>>,
     /// What of it is known to be what its source is.
@@ -76,31 +78,31 @@ struct There {
     stale: Vec<ObjectName>,
 }
 
+/// What may be there: objects by their name, with their source where they are copies.
+type Allowed<'a> = BTreeMap<ObjectName, Option<&'a Entry>>;
+
 impl History {
-    /// Makes `to` a database of its own, in the same bucket, that is what this one is at `up_to` (`None`: at its end). No
-    /// program may have `to` open. Objects that came too late to be part of the history are not copied.
+    /// Makes `to` a database of its own, in the same bucket, that is what this one is at `goal`. No program may have `to`
+    /// open. Objects that came too late to be part of the history are not copied.
     ///
-    /// What a try that was cut off has left is taken over, if it is a part of the same plan.
+    /// What a try that was cut off has left is taken over, if it is a part of the same plan. Objects of more than
+    /// [`MergeOptions::put_length`] bytes can't be copied.
     ///
     /// # Errors
     /// [`BranchError::Occupied`] when there is anything else below the prefix of `to`: then nothing was touched.
     /// [`BranchError::Unfinished`] when a part was made.
-    pub async fn branch(
-        &self,
-        to: &DatabaseId,
-        up_to: Option<Txid>,
-        progress: Option<&Progress>,
-    ) -> Result<Branched, BranchError> {
+    pub async fn branch(&self, to: &DatabaseId, goal: Goal, options: &MergeOptions) -> Result<Branched, BranchError> {
         let is_within = |a: &DatabaseId, b: &DatabaseId| format!("{b}/").starts_with(&format!("{a}/"));
         if is_within(self.id(), to) || is_within(to, self.id()) {
             return Err(BranchError::Within { from: self.id().clone(), to: to.clone() });
         }
-        let mut listing = self.list(None).await?;
+        let (mut listing, up_to) = self.locate(goal).await?;
         let mut branch = Branch {
             source: self,
             target: History::new(self.bucket().clone(), to.clone()),
             up_to: up_to.unwrap_or_else(|| listing.last_txid()),
-            progress,
+            options,
+            is_without_copies: false,
             ours: Mutex::default(),
             verified: Mutex::default(),
             found: None,
@@ -108,10 +110,13 @@ impl History {
         };
         for _ in 1..LISTINGS {
             match branch.follow(&listing).await {
-                Err(error) if error.is_vanished() => match self.list(None).await {
+                Err(error) if error.is_outdated() => match self.list(None).await {
                     Ok(anew) => listing = anew,
                     Err(error) => return Err(branch.unfinished(error.into())),
                 },
+                Err(error) if !branch.is_without_copies && branch.calls_for_snapshot(&error) => {
+                    branch.is_without_copies = true;
+                }
                 Err(error) => return Err(branch.unfinished(error)),
                 branched => return branched,
             }
@@ -121,10 +126,16 @@ impl History {
 }
 
 impl Branch<'_> {
-    /// Copies along the cheapest plan of the listing what is not there yet.
+    /// Makes what is not there yet, along the cheapest plan of the listing.
     async fn follow(&mut self, listing: &Listing) -> Result<Branched, BranchError> {
         let plan = listing.without_late().plan(Txid::ZERO, Some(self.up_to))?;
-        let there = self.look(listing, &plan).await?;
+        let is_too_large = plan.objects.iter().any(|entry| entry.size > self.options.put_length);
+        let is_snapshot = is_too_large || self.is_without_copies;
+        let allowed: Allowed<'_> = match is_snapshot {
+            true => [(snapshot(self.up_to), None)].into(),
+            false => plan.objects.iter().map(|entry| (entry.name, Some(entry))).collect(),
+        };
+        let there = self.look(listing, &allowed).await?;
         self.found.get_or_insert(there.copied.len());
         self.ours().extend(&there.copied);
         for name in &there.stale {
@@ -132,22 +143,40 @@ impl Branch<'_> {
             self.ours().remove(name);
         }
         if listing.settings().is_some() && !there.settings {
-            self.copy(&Settings::key(self.source.id()), &Settings::key(self.target.id())).await?;
+            self.copy_settings().await?;
         }
-        if there.copied.len() < plan.objects.len() {
-            self.copy_all(&plan, listing, &there.copied).await?;
+        if is_snapshot {
+            self.begun.store(true, Ordering::Relaxed);
+            self.source.snapshot_into(&self.target, &plan, self.options).await?;
+        } else if there.copied.len() < plan.objects.len() {
+            self.copy_all(&plan, listing, &allowed, &there.copied).await?;
         }
-        self.whole(listing, &plan).await
+        self.whole(listing, &allowed).await
+    }
+
+    /// Small, and read whole by every open: no copy by the store is needed.
+    async fn copy_settings(&self) -> Result<(), BranchError> {
+        let content = self.bucket().get(&Settings::key(self.source.id())).await?;
+        let (key, body) = (Settings::key(self.target.id()), Body::Memory(content));
+        self.begun.store(true, Ordering::Relaxed);
+        self.again(|| self.bucket().create(&key, &body, SystemTime::now(), self.options.timeout)).await?;
+        Ok(())
     }
 
     /// The oldest object last, and only when all others are there and right.
-    async fn copy_all(&self, plan: &Plan, listing: &Listing, copied: &BTreeSet<ObjectName>) -> Result<(), BranchError> {
+    async fn copy_all(
+        &self,
+        plan: &Plan,
+        listing: &Listing,
+        allowed: &Allowed<'_>,
+        copied: &BTreeSet<ObjectName>,
+    ) -> Result<(), BranchError> {
         let Some((oldest, others)) = plan.objects.split_first() else { return Ok(()) };
-        let size = |name: &ObjectName| plan.objects.iter().find(|entry| entry.name == *name).map_or(0, |e| e.size);
-        let done = AtomicU64::new(copied.iter().map(size).sum());
+        let found = plan.objects.iter().filter(|entry| copied.contains(&entry.name));
+        let done = AtomicU64::new(found.map(|entry| entry.size).sum());
         let advance = |entry: &Entry| {
             let done = done.fetch_add(entry.size, Ordering::Relaxed) + entry.size;
-            if let Some(progress) = self.progress {
+            if let Some(progress) = &self.options.progress {
                 progress(done, plan.bytes());
             }
         };
@@ -159,7 +188,7 @@ impl Branch<'_> {
                 Ok::<_, BranchError>(())
             })
             .await?;
-        let there = self.look(listing, plan).await?;
+        let there = self.look(listing, allowed).await?;
         if let Some(missing) = others.iter().find(|entry| !there.copied.contains(&entry.name)) {
             return Err(self.disturbed(missing.name.key(self.target.id())));
         }
@@ -170,29 +199,34 @@ impl Branch<'_> {
         Ok(())
     }
 
+    /// That there is something already is no error: it is looked at later, and may be that of a try that was not answered.
     async fn copy_entry(&self, entry: &Entry) -> Result<(), BranchError> {
-        let made = self.copy(&entry.name.key(self.source.id()), &entry.name.key(self.target.id())).await?;
+        let (from, to) = (entry.name.key(self.source.id()), entry.name.key(self.target.id()));
+        self.begun.store(true, Ordering::Relaxed);
+        let made = self.again(|| self.bucket().copy(&from, &to, TIMEOUT)).await?;
         if let CreateOutcome::Created { .. } = made {
             self.ours().insert(entry.name);
         }
         Ok(())
     }
 
-    /// That there is something already is no error: it is looked at later, and may be that of a try that was not answered.
-    async fn copy(&self, from: &str, to: &str) -> Result<CreateOutcome, StoreError> {
-        self.begun.store(true, Ordering::Relaxed);
+    /// Tries again what the store could not do just now.
+    async fn again<F: Future<Output = Result<CreateOutcome, StoreError>>>(
+        &self,
+        request: impl Fn() -> F,
+    ) -> Result<CreateOutcome, StoreError> {
         let mut pause = FIRST_PAUSE;
         for _ in 1..TRIES {
-            match self.bucket().copy(from, to, TIMEOUT).await {
+            match request().await {
                 Err(error) if error.kind().is_transient() => {
-                    tracing::debug!(%error, "a copy is tried again");
+                    tracing::debug!(%error, "this is tried again");
                     tokio::time::sleep(error.retry_after().unwrap_or(pause)).await;
                     pause *= 2;
                 }
                 result => return result,
             }
         }
-        self.bucket().copy(from, to, TIMEOUT).await
+        request().await
     }
 
     fn ours(&self) -> MutexGuard<'_, BTreeSet<ObjectName>> {
@@ -204,14 +238,14 @@ impl Branch<'_> {
     }
 
     /// Lists the branch, and refuses what does not belong there. Each copy is held against its source.
-    async fn look(&self, listing: &Listing, plan: &Plan) -> Result<There, BranchError> {
+    async fn look(&self, listing: &Listing, allowed: &Allowed<'_>) -> Result<There, BranchError> {
         let objects = self.bucket().list(self.target.id().as_str(), None).await?;
         let target = Listing::new(self.target.id().clone(), objects.iter().cloned());
         let in_the_way = |key: String| match self.found {
             Some(_) => self.disturbed(key),
             None => {
                 let begun_at = target.plan(Txid::ZERO, None).is_err().then(|| target.last_txid());
-                let begun_at = begun_at.filter(|txid| *txid > Txid::ZERO && *txid != plan.up_to);
+                let begun_at = begun_at.filter(|txid| *txid > Txid::ZERO && *txid != self.up_to);
                 BranchError::Occupied { to: self.target.id().clone(), key, begun_at }
             }
         };
@@ -225,17 +259,22 @@ impl Branch<'_> {
             (Some(_), Some(_)) if self.same_settings().await? => true,
             (Some(_), _) => return Err(in_the_way(settings_key)),
         };
-        let planned: BTreeMap<ObjectName, &Entry> = plan.objects.iter().map(|entry| (entry.name, entry)).collect();
         let (mut pairs, mut stale) = (Vec::new(), Vec::new());
         for copy in target.entries() {
-            match planned.get(&copy.name) {
+            match allowed.get(&copy.name) {
                 Some(source) => pairs.push((*source, copy)),
                 None if self.ours().contains(&copy.name) => stale.push(copy.name),
                 None => return Err(in_the_way(copy.name.key(self.target.id()))),
             }
         }
         let different = futures::stream::iter(&pairs)
-            .map(|&(source, copy)| async { Ok::<_, HistoryError>((self.is_copy(source, copy).await?, copy.name)) })
+            .map(|&(source, copy)| async move {
+                let is_copy = match source {
+                    Some(source) => self.is_copy(source, copy).await?,
+                    None => true,
+                };
+                Ok::<_, HistoryError>((is_copy, copy.name))
+            })
             .buffered(PARALLEL)
             .try_filter_map(|(is_copy, name)| futures::future::ok((!is_copy).then_some(name)))
             .boxed()
@@ -272,22 +311,31 @@ impl Branch<'_> {
     }
 
     /// Makes sure that the branch is there, whole and alone.
-    async fn whole(&self, listing: &Listing, plan: &Plan) -> Result<Branched, BranchError> {
-        let there = self.look(listing, plan).await?;
-        if let Some(missing) = plan.objects.iter().find(|entry| !there.copied.contains(&entry.name)) {
-            return Err(self.disturbed(missing.name.key(self.target.id())));
+    async fn whole(&self, listing: &Listing, allowed: &Allowed<'_>) -> Result<Branched, BranchError> {
+        let there = self.look(listing, allowed).await?;
+        if let Some(missing) = allowed.keys().find(|name| !there.copied.contains(name)) {
+            return Err(self.disturbed(missing.key(self.target.id())));
         }
+        let plan = self.target.list(None).await?.plan(Txid::ZERO, None)?;
         let checksum = match plan.objects.last() {
-            Some(last) => self.target.header(last.name).await?.database.map(|database| database.after),
-            None => None,
+            Some(last) if plan.up_to == self.up_to => self.target.header(last.name).await?.database,
+            _ => return Err(self.disturbed(snapshot(plan.up_to).key(self.target.id()))),
         };
         Ok(Branched {
             txid: plan.up_to,
-            checksum,
+            checksum: checksum.map(|database| database.after),
             objects: plan.objects.len(),
             bytes: plan.bytes(),
             found: self.found.unwrap_or_default(),
         })
+    }
+
+    /// Whether the store can't copy, or did not when this was tried before.
+    fn calls_for_snapshot(&self, error: &BranchError) -> bool {
+        match error {
+            BranchError::Occupied { key, .. } => *key == snapshot(self.up_to).key(self.target.id()),
+            error => error.is_unsupported(),
+        }
     }
 
     fn disturbed(&self, key: String) -> BranchError {
@@ -301,4 +349,8 @@ impl Branch<'_> {
             _ => BranchError::Unfinished { to: self.target.id().clone(), up_to: self.up_to, cause: Box::new(cause) },
         }
     }
+}
+
+fn snapshot(up_to: Txid) -> ObjectName {
+    ObjectName { level: Level::SNAPSHOT, min: Txid::FIRST, max: up_to }
 }

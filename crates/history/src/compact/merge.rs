@@ -20,7 +20,7 @@ use super::spool::{AssembleError, Spool};
 use crate::chain::{Chain, Link};
 use crate::object::Opened;
 use crate::restore::{Progress, blocking};
-use crate::{Damage, Entry, History, HistoryError, Listing, ObjectName, Plan};
+use crate::{Damage, Entry, History, HistoryError, Level, Listing, ObjectName, Plan};
 
 /// Local copies of objects.
 pub trait Copies: Send + Sync + fmt::Debug {
@@ -147,6 +147,20 @@ impl History {
         reach(Point::CompactSpooled);
         let (entry, created, pages) = self.create_merged(name, draft, options).await?;
         Ok(Merged { entry, created, downloaded: reader.downloaded(), pages })
+    }
+
+    /// Makes a snapshot of what a plan from nothing leads to, as an object of another history, and reads it back.
+    pub(crate) async fn snapshot_into(
+        &self,
+        target: &Self,
+        plan: &Plan,
+        options: &MergeOptions,
+    ) -> Result<Entry, HistoryError> {
+        let name = ObjectName { level: Level::SNAPSHOT, min: Txid::FIRST, max: plan.up_to };
+        let reader = Reader::new(self, options, plan.bytes());
+        let draft = Merge::new(self, &reader, plan, name, options).await?.run().await?;
+        reader.finish();
+        Ok(target.create_merged(name, draft, options).await?.0)
     }
 }
 
