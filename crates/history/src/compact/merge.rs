@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bottomless_ltx::{Checksum, DatabaseChecksums, Finished, Header, Position, Txid};
+use bottomless_ltx::{Checksum, DatabaseChecksums, Finished, Header, Txid};
 use bottomless_points::{Point, reach};
 use bottomless_store::Body;
 use bytes::Bytes;
@@ -209,7 +209,6 @@ impl<'a> Merge<'a> {
             .buffered(self.options.requests.max(1))
             .boxed();
         let mut oldest = None;
-        let mut complete = false;
         while let Some((entry, whole)) = objects.try_next().await? {
             let object = Arc::new(reader.open(entry, whole).await?);
             self.add(entry, &object).await?;
@@ -217,16 +216,12 @@ impl<'a> Merge<'a> {
             if is_first {
                 oldest = Some(object.header.clone());
             }
-            complete = object.holds_every_page();
-            if complete {
+            // As an object does that begins with the first transaction.
+            if object.holds_every_page() {
                 break;
             }
         }
         drop(objects);
-        if self.is_snapshot() && !complete {
-            self.chain.begin_at(Position::EMPTY)?;
-            self.check_grown(0)?;
-        }
         let before = match (oldest, plan.objects.first()) {
             _ if self.is_snapshot() => Some(Checksum::EMPTY),
             (Some(header), _) => header.database.map(|database| database.before),

@@ -4,5 +4,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod copies;
+mod outcomes;
+mod reading;
 mod shapes;
+mod store;
 mod world;
+mod wrong;

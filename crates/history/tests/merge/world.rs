@@ -1,5 +1,4 @@
 //! Histories whose transactions have times and writers of their own, and merges of them.
-#![allow(dead_code)]
 
 use bottomless_history::{History, HistoryError, MergeOptions, Merged, ObjectName};
 use bottomless_ltx::{Header, RunningChecksum, WriterId};
