@@ -85,6 +85,31 @@ async fn a_key_is_created_once_from_memory_or_from_a_file() {
 }
 
 #[tokio::test]
+async fn a_large_object_is_written_in_parts_or_not_at_all() {
+    // The least that S3 takes, unless it is the last.
+    const PART: u64 = 5 << 20;
+    let content: Vec<u8> = (0..2 * PART + 77).map(|i| (i % 253) as u8).collect();
+    let short = Body::File { file: Arc::new(tempfile::tempfile().unwrap()), length: 2 * PART };
+    for Place { name, bucket, .. } in places().await {
+        for body in [file(&content), Body::Memory(content.clone().into())] {
+            let before = bucket.counters();
+            let e_tag = bucket.write_parts("a db/1.ltx", &body, SystemTime::now(), PART, TIMEOUT).await.unwrap();
+            let after = bucket.counters();
+            assert!(bucket.get("a db/1.ltx").await.unwrap() == content, "{name}");
+            let listed = bucket.list("a db", None).await.unwrap().remove(0).e_tag;
+            assert!(e_tag.is_none() || e_tag == listed, "{name}: {e_tag:?} {listed:?}");
+            // Three parts, and what begins and ends the upload.
+            assert!((4..=5).contains(&(after.put - before.put)), "{name}");
+            assert_eq!(after.delete, before.delete, "{name}");
+            assert!(after.bytes_up - before.bytes_up >= content.len() as u64, "{name}");
+        }
+        let error = bucket.write_parts("a db/2.ltx", &short, SystemTime::now(), PART, TIMEOUT).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::Disk, "{name}: {error}");
+        assert_eq!(bucket.list("a db", None).await.unwrap().len(), 1, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn of_simultaneous_creators_one_wins() {
     for Place { name, bucket, .. } in places().await {
         for _ in 0..10 {
