@@ -62,6 +62,9 @@ pub struct Bucket {
 /// How long a page of a listing may take, unless [`Bucket::with_patience`] says otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Objects in the reply to one LIST.
+const LISTED_AT_ONCE: usize = 1000;
+
 /// Keys that are replaced more often than this during one request are no use.
 const RENEWALS: usize = 3;
 
@@ -213,11 +216,27 @@ impl Bucket {
     /// # Errors
     /// See [`StoreErrorKind`].
     pub async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Object>, StoreError> {
-        self.renewing(|| self.list_once(prefix, after)).await
+        self.renewing(|| self.list_once(prefix, after, usize::MAX)).await
     }
 
-    async fn list_once(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Object>, StoreError> {
+    /// The first objects of that listing: at least `enough` of them, or all when there are fewer. What follows the page
+    /// that has them is not asked for.
+    ///
+    /// # Errors
+    /// See [`StoreErrorKind`].
+    pub async fn list_first(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        enough: usize,
+    ) -> Result<Vec<Object>, StoreError> {
+        self.renewing(|| self.list_once(prefix, after, enough)).await
+    }
+
+    async fn list_once(&self, prefix: &str, after: Option<&str>, enough: usize) -> Result<Vec<Object>, StoreError> {
         let op = "LIST";
+        // A folder on a disk is not listed in order.
+        let enough = if self.inner.folder.is_some() { usize::MAX } else { enough };
         let path = self.path(op, prefix)?;
         self.count(Operation::List, 0);
         let mut stream = match after {
@@ -225,13 +244,19 @@ impl Bucket {
             None => self.inner.reader.list(Some(&path)),
         };
         let mut objects = Vec::new();
-        loop {
+        while objects.len() < enough {
             let asked = Instant::now();
             let Ok(next) = tokio::time::timeout(self.patience, stream.try_next()).await else {
                 return Err(self.given_up(op, prefix, asked, self.patience));
             };
             match self.checked(op, prefix, None, next)? {
-                Some(meta) => objects.push(object(meta)),
+                Some(meta) => {
+                    // As many requests as a service would take.
+                    if !objects.is_empty() && objects.len().is_multiple_of(LISTED_AT_ONCE) {
+                        self.count(Operation::List, 0);
+                    }
+                    objects.push(object(meta));
+                }
                 None => break,
             }
         }

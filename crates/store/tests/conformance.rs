@@ -131,6 +131,10 @@ async fn a_listing_is_in_order_and_begins_where_it_is_told() {
         assert_eq!(all, ["db/0000/1", "db/0000/10", "db/0000/2", "db/0001/a"], "{name}");
         let some = keys(bucket.list("db", Some("db/0000/10")).await.unwrap());
         assert_eq!(some, ["db/0000/2", "db/0001/a"], "{name}");
+        let first = keys(bucket.list_first("db", Some("db/0000/1"), 2).await.unwrap());
+        assert!(first.len() >= 2 && all[1..].starts_with(&first), "{name}: {first:?}");
+        let first = keys(bucket.list_first("db", None, 9).await.unwrap());
+        assert_eq!(first, all, "{name}");
         assert_eq!(bucket.folders("").await.unwrap(), ["d", "db", "db-2"], "{name}");
         assert_eq!(bucket.folders("db").await.unwrap(), ["0000", "0001"], "{name}");
         assert_eq!(bucket.list("nothing", None).await.unwrap(), [], "{name}");
