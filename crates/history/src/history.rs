@@ -49,14 +49,15 @@ impl History {
     }
 
     /// Lists the objects of the history, in one request for every thousand. With `after`, the log is listed behind that
-    /// transaction only; the levels above are listed whole.
+    /// transaction only; the levels above are listed whole. ([`History::list_briefly`] takes few requests for a log of any
+    /// length.)
     ///
     /// # Errors
     /// Those of the store.
     pub async fn list(&self, after: Option<Txid>) -> Result<Listing, HistoryError> {
-        let after = after.map(|txid| ObjectName::log(txid).key(&self.id));
-        let objects = self.bucket.list(self.id.as_str(), after.as_deref()).await?;
-        Ok(Listing::new(self.id.clone(), objects))
+        let key = after.map(|txid| ObjectName::log(txid).key(&self.id));
+        let objects = self.bucket.list(self.id.as_str(), key.as_deref()).await?;
+        Ok(Listing::new(self.id.clone(), objects).passing_over(Txid::FIRST, after))
     }
 
     /// Reads the header and the trailer of an object, to tell whose it is.

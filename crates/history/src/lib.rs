@@ -1,7 +1,8 @@
 //! The history of one database in a bucket: which objects there are, which of them make a position, and how these
 //! become a database file again.
 //!
-//! - [`History::list`] tells in one request what is there; [`Listing::last_txid`] where the history ends.
+//! - [`History::list`] tells what is there, in one request for every thousand objects, and [`History::list_briefly`] what
+//!   leads to the end, in one to three; [`Listing::last_txid`] where the history ends.
 //! - [`History::ends`] reads who wrote an object and which checksums it names; [`History::find_position`] looks for the
 //!   position that a database checksum belongs to.
 //! - [`History::locate`] finds the transaction of a point in time, and [`History::oldest_point`] the oldest one that can be
@@ -15,6 +16,7 @@
 
 mod audit;
 mod branch;
+mod brief;
 mod chain;
 mod compact;
 mod error;

@@ -35,6 +35,8 @@ pub struct Listing {
     entries: Vec<Entry>,
     settings: Option<Object>,
     foreign: Vec<String>,
+    /// First and last transaction of the parts of the log that were not listed.
+    passed_over: Vec<(Txid, Txid)>,
 }
 
 /// Where Litestream before version 0.5 keeps everything, below the prefix of a database.
@@ -59,7 +61,7 @@ impl Listing {
             }
         }
         entries.sort_by_key(|entry| entry.name);
-        Self { id, entries, settings, foreign }
+        Self { id, entries, settings, foreign, passed_over: Vec::new() }
     }
 
     /// Whose history it is.
@@ -111,10 +113,41 @@ impl Listing {
         self.entries.iter().map(|entry| entry.name.max).max().unwrap_or_default()
     }
 
+    /// Whether parts of the log were not listed: objects may be there that the listing does not have.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        !self.passed_over.is_empty()
+    }
+
+    /// Whether the log may have objects from `first` to `last` that the listing does not have.
+    pub(crate) fn passes_over(&self, first: Txid, last: Txid) -> bool {
+        self.passed_over.iter().any(|(from, to)| first <= *to && *from <= last)
+    }
+
+    /// The same, where this part of the log was not listed; all of it was with `None`.
+    pub(crate) fn passing_over(mut self, first: Txid, last: Option<Txid>) -> Self {
+        self.passed_over.extend(last.filter(|last| first <= *last).map(|last| (first, last)));
+        self
+    }
+
+    /// Adds objects of the log from another listing.
+    pub(crate) fn add(&mut self, objects: impl IntoIterator<Item = Object>) {
+        let Self { entries, .. } = Self::new(self.id.clone(), objects);
+        self.entries.extend(entries);
+        self.entries.sort_by_key(|entry| entry.name);
+        self.entries.dedup_by_key(|entry| entry.name);
+    }
+
     /// The same without some objects.
     pub(crate) fn without(&self, aside: impl Fn(&ObjectName) -> bool) -> Self {
         let entries = self.entries.iter().filter(|entry| !aside(&entry.name)).cloned().collect();
-        Self { id: self.id.clone(), entries, settings: self.settings.clone(), foreign: self.foreign.clone() }
+        Self {
+            id: self.id.clone(),
+            entries,
+            settings: self.settings.clone(),
+            foreign: self.foreign.clone(),
+            passed_over: self.passed_over.clone(),
+        }
     }
 
     /// Whether there is no history, but what Litestream before version 0.5 has written in its place.

@@ -30,21 +30,31 @@ impl History {
     pub async fn locate(&self, goal: Goal) -> Result<(Listing, Option<Txid>), HistoryError> {
         let mut listings = 1;
         loop {
-            let listing = self.list(None).await?;
-            match self.locate_in(&listing, goal).await {
+            let mut listing = self.list_briefly(None).await?;
+            match self.locate_in(&mut listing, goal).await {
                 Err(error) if error.is_vanished() && listings < LISTINGS => listings += 1,
                 result => return result.map(|txid| (listing, txid)),
             }
         }
     }
 
-    async fn locate_in(&self, listing: &Listing, goal: Goal) -> Result<Option<Txid>, HistoryError> {
+    async fn locate_in(&self, listing: &mut Listing, goal: Goal) -> Result<Option<Txid>, HistoryError> {
         let txid = match goal {
             Goal::End => None,
             Goal::Txid(txid) => Some(txid),
-            Goal::Time(time) => Some(self.position_at(listing, time).await?.txid),
+            Goal::Time(time) => Some(self.point_at(listing, time).await?.txid),
         };
-        match listing.plan(Txid::ZERO, txid) {
+        let plan = listing.plan(Txid::ZERO, txid);
+        let plan = match txid.filter(|&txid| plan.is_err() && listing.passes_over(txid, txid)) {
+            // What ends with it is in that part of the log; and so is what leads there from the last position before it.
+            Some(txid) => {
+                let position = listing.positions().into_iter().rfind(|&position| position < txid);
+                self.list_between(listing, position.unwrap_or_default().next(), txid.next()).await?;
+                listing.plan(Txid::ZERO, Some(txid))
+            }
+            None => plan,
+        };
+        match plan {
             Ok(_) => Ok(txid),
             Err(error) => Err(self.with_times(listing, error).await),
         }

@@ -118,7 +118,27 @@ impl History {
     /// header of a transaction that might be it can't be read; [`HistoryError::Plan`] for an empty history and one that
     /// has a gap there.
     pub async fn position_at(&self, listing: &Listing, time: SystemTime) -> Result<RestorePoint, HistoryError> {
-        self.search(listing, time, &mut Headers::new()).await
+        match listing.is_partial() {
+            true => self.point_at(&mut listing.clone(), time).await,
+            false => {
+                let found = self.search(listing, time).await?;
+                self.point_between(listing, time, found)
+            }
+        }
+    }
+
+    /// The same; what the listing passes over and this needs is added to it.
+    pub(crate) async fn point_at(&self, listing: &mut Listing, time: SystemTime) -> Result<RestorePoint, HistoryError> {
+        let mut found = self.search(listing, time).await?;
+        let first = found.before.map_or(Txid::FIRST, |before| before.txid.next());
+        if let Some(last) = found.after.map(|after| after.txid.prev())
+            && listing.passes_over(first, last)
+        {
+            // With the two that are known and what follows them: they may bear witness.
+            self.list_between(listing, first.prev(), last.next().next()).await?;
+            found = self.search(listing, time).await?;
+        }
+        self.point_between(listing, time, found)
     }
 
     /// The oldest transaction to which the database can be restored; `None` when there is none.
@@ -159,12 +179,7 @@ impl History {
         }
     }
 
-    async fn search(
-        &self,
-        listing: &Listing,
-        time: SystemTime,
-        headers: &mut Headers,
-    ) -> Result<RestorePoint, HistoryError> {
+    async fn search(&self, listing: &Listing, time: SystemTime) -> Result<Between, HistoryError> {
         let asked = milliseconds(time);
         let late = listing.late();
         let positions: HashSet<Txid> = listing.positions().into_iter().collect();
@@ -172,26 +187,33 @@ impl History {
         entries.sort_by_key(|entry| (entry.name.max, late.contains(&entry.name), entry.name.level));
         let mut ends: Vec<End<'_>> = entries.chunk_by(|a, b| a.name.max == b.name.max).collect();
 
-        let mut found = self.bracket(&mut ends, asked, &late, headers).await?;
+        let mut headers = Headers::new();
+        let mut found = self.bracket(&mut ends, asked, &late, &mut headers).await?;
         if !self.is_sure(listing, &found).await? {
             ends.retain(|end| !end.first().is_some_and(|entry| late.contains(&entry.name)));
-            found = self.bracket(&mut ends, asked, &late, headers).await?;
+            found = self.bracket(&mut ends, asked, &late, &mut headers).await?;
         }
         let Bracket { before, after, damaged } = found;
         if let Some(error) = damaged {
             return Err(error);
         }
-        let before = before.map(|known| known.point);
-        let Some(after) = after.map(|known| known.point) else {
+        Ok(Between { before: before.map(|known| known.point), after: after.map(|known| known.point) })
+    }
+
+    /// The point that was asked for, if it is known to be one.
+    fn point_between(&self, listing: &Listing, time: SystemTime, found: Between) -> Result<RestorePoint, HistoryError> {
+        let Between { before, after } = found;
+        let is_same = |point: &RestorePoint| milliseconds(point.time) == milliseconds(time);
+        let Some(after) = after else {
             return match before {
-                Some(last) if last.txid == listing.last_txid() || milliseconds(last.time) == asked => Ok(last),
+                Some(last) if last.txid == listing.last_txid() || is_same(&last) => Ok(last),
                 // Empty, or the end lies behind a gap.
                 _ => Err(listing.plan(Txid::ZERO, None).err().unwrap_or(PlanError::Empty(self.id().clone())).into()),
             };
         };
         match before {
             Some(before) if before.txid.next() == after.txid && after.is_exact => Ok(before),
-            Some(before) if before.is_exact && milliseconds(before.time) == asked => Ok(before),
+            Some(before) if before.is_exact && is_same(&before) => Ok(before),
             _ => {
                 let id = self.id().clone();
                 Err(HistoryError::no_point(NoPoint { id, asked: Asked::Time(time), before, after }))
@@ -291,6 +313,12 @@ impl History {
         }
         Ok(Err(first.unwrap_or_else(|| PlanError::Empty(self.id().clone()).into())))
     }
+}
+
+/// The points around a time, as far as the listing has them.
+struct Between {
+    before: Option<RestorePoint>,
+    after: Option<RestorePoint>,
 }
 
 /// Where a time lies between the ends.

@@ -85,7 +85,7 @@ impl History {
     ) -> Result<Restored, E> {
         let mut route = Route::new(self, listing, (from, up_to), options);
         for _ in 0..TRIES {
-            let plan = route.next_plan()?;
+            let plan = route.next_plan().await?;
             route.warn();
             route.options.base = prepare()?;
             match route.attempt(&plan, into).await {
@@ -127,9 +127,14 @@ impl<'a> Route<'a> {
     }
 
     /// The cheapest way that was not tried yet.
-    fn next_plan(&mut self) -> Result<Plan, HistoryError> {
+    async fn next_plan(&mut self) -> Result<Plan, HistoryError> {
         if self.found.is_empty() {
-            let plans = self.listing.plans(self.from, self.target)?;
+            let mut plans = self.listing.plans(self.from, self.target);
+            if plans.is_err() && self.listing.is_partial() {
+                self.list_all().await?;
+                plans = self.listing.plans(self.from, self.target);
+            }
+            let plans = plans?;
             self.warn_of_late(&plans);
             return plans.into_iter().next().ok_or_else(|| self.give_up());
         }
@@ -223,6 +228,12 @@ impl<'a> Route<'a> {
             Fault::Changed(name) => return self.list_again(name, error).await,
         }
         self.found.push(error);
+        // There may be a way around through what was passed over.
+        if self.listing.is_partial() { self.list_all().await } else { Ok(()) }
+    }
+
+    async fn list_all(&mut self) -> Result<(), HistoryError> {
+        self.listing = self.history.list(None).await?;
         Ok(())
     }
 
@@ -232,7 +243,7 @@ impl<'a> Route<'a> {
             return Err(error);
         }
         self.listings += 1;
-        self.listing = self.history.list(None).await?;
+        self.list_all().await?;
         let last = self.listing.last_txid();
         if self.asked.is_none() {
             self.target = self.target.max(last);
