@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use bottomless_engine::ErrorKind;
 use bottomless_engine::config::InitialReplication::{self, Error as Fail, Force, Skip};
-use bottomless_ltx::{HEADER_LENGTH, Header, Txid};
+use bottomless_history::ObjectName;
+use bottomless_ltx::{DatabaseChecksums, Encoder, HEADER_LENGTH, Header, Txid, WriterId};
 use common::oracle::block_on;
 use common::session::PATIENT;
 use common::*;
@@ -166,6 +167,53 @@ fn a_file_at_the_buckets_position_needs_one_list() {
         assert_eq!(session.txid(), 3);
         session.finish();
     }
+}
+
+/// Another machine commits transactions `from` to `to`, each of which overwrites the last page.
+fn go_on(session: &Session, from: u64, to: u64) {
+    let mut image = session.oracle.at(from - 1);
+    let length = image.0.len();
+    for txid in from..=to {
+        let before = image.checksum();
+        image.0[length - 8..].copy_from_slice(&txid.to_be_bytes());
+        let database = DatabaseChecksums { before, after: image.checksum() };
+        let txids = (Txid::new(txid), Txid::new(txid));
+        let header = Header::new(image.page_size(), image.size(), txids, 0, WriterId(7), database);
+        let mut bytes = vec![0; HEADER_LENGTH];
+        let mut encoder = Encoder::new(image.page_size());
+        let (number, page) = image.pages().last().unwrap();
+        encoder.encode_page(number, page, &mut bytes).unwrap();
+        let finished = encoder.finish(&header, &mut bytes).unwrap();
+        bytes[..HEADER_LENGTH].copy_from_slice(&finished.header);
+        session.oracle.put(&ObjectName::log(Txid::new(txid)).key(session.oracle.history().id()), bytes);
+    }
+}
+
+fn lists(session: &Session) -> usize {
+    session.store.requests().iter().filter(|(operation, _)| *operation == Operation::List).count()
+}
+
+/// A page of a listing has 1,000 objects, and the log here more.
+#[test]
+fn a_long_log_takes_three_lists_to_fill_a_file_and_one_to_open_it_again() {
+    let session = three(51);
+    go_on(&session, 4, 2150);
+    session.oracle.snapshot(2100);
+
+    let mut filled = other(&session, 52);
+    filled.open_anew().unwrap();
+    assert_eq!(lists(&filled), 3);
+    assert_eq!(filled.local, session.oracle.at(2150));
+    commit(&mut filled, Edit::Overwrite);
+    filled.close();
+    let before = lists(&filled);
+    filled.open().unwrap();
+    assert_eq!(lists(&filled), before + 1);
+    filled.finish();
+
+    let mut behind = session;
+    behind.open_anew().unwrap();
+    assert_eq!(behind.local, behind.oracle.newest());
 }
 
 #[test]

@@ -119,6 +119,12 @@ impl Listing {
         !self.passed_over.is_empty()
     }
 
+    /// Whether all objects of the log behind this transaction were listed.
+    #[must_use]
+    pub fn has_log_behind(&self, txid: Txid) -> bool {
+        self.passed_over.iter().all(|(_, last)| *last <= txid)
+    }
+
     /// Whether the log may have objects from `first` to `last` that the listing does not have.
     pub(crate) fn passes_over(&self, first: Txid, last: Txid) -> bool {
         self.passed_over.iter().any(|(from, to)| first <= *to && *from <= last)

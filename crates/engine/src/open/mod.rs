@@ -11,7 +11,7 @@ mod lineage;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use bottomless_history::{DatabaseId, History, Listing, PlanError};
+use bottomless_history::{DatabaseId, History, HistoryError, Listing, PlanError};
 use bottomless_ltx::Txid;
 use bottomless_points::{Point, reach};
 use bottomless_store::Bucket;
@@ -123,22 +123,38 @@ impl Database {
         let record = self.find_record()?.filter(|record| record.page_size.is_some());
         let record = if self.local_size()? > 0 { record } else { None };
         let after = record.and_then(|record| before(record.position.txid));
-        Ok(EarlyListing { after, listing: self.list(after)? })
+        Ok(EarlyListing { after, listing: self.list_briefly(after)? })
     }
 
-    /// The early listing, if it holds all that is behind `after`; else another.
+    /// The early listing, if it shows what is behind `after`, and where the history ends; else another.
     fn list_again(&self, early: Option<EarlyListing>, after: Option<Txid>) -> Result<Listing> {
         match early {
+            Some(early) if early.after == after => Ok(early.listing),
             // None comes before all others.
-            Some(early) if early.after <= after => Ok(early.listing),
-            _ => self.list(after),
+            Some(early) if early.after < after && after.is_some_and(|txid| early.listing.has_log_behind(txid)) => {
+                Ok(early.listing)
+            }
+            _ => self.list_briefly(after),
         }
     }
 
-    /// One LIST: what the bucket holds, or what it holds from `after` on.
+    /// What the bucket holds, or what it holds from `after` on: all of it.
     fn list(&self, after: Option<Txid>) -> Result<Listing> {
+        self.note(after, self.history().list(after))
+    }
+
+    /// The same, mostly by one LIST: of a long log, the middle is passed over.
+    fn list_briefly(&self, after: Option<Txid>) -> Result<Listing> {
+        self.note(after, self.history().list_briefly(after))
+    }
+
+    fn note(
+        &self,
+        after: Option<Txid>,
+        listing: impl Future<Output = std::result::Result<Listing, HistoryError>>,
+    ) -> Result<Listing> {
         let sent = Contact::now();
-        let listing = self.block_on(self.history().list(after))?;
+        let listing = self.block_on(listing)?;
         self.listed(&listing, sent, self.config().timeout)?;
         reach(Point::OpenListed);
         if listing.is_old_litestream() {
