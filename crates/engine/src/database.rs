@@ -86,11 +86,10 @@ pub struct Begun {
 
 impl Database {
     pub(crate) fn assemble(path: &Path, config: Config, state: StateFile, history: History, p: Arc<Process>) -> Self {
-        let text = format!("{}\0{}", history.bucket().location(), config.database_id);
         Self {
             path: path.to_owned(),
             wal_path: wal_of(path),
-            identity: RunningChecksum::of(text.as_bytes()).finish().get(),
+            identity: identity(&config),
             config,
             history,
             state,
@@ -577,6 +576,12 @@ impl Drop for Database {
             tracing::warn!("{}: the local state could not be written: {error}", self.state_path().display());
         }
     }
+}
+
+/// A hash of endpoint, bucket and database id.
+pub(crate) fn identity(config: &Config) -> u64 {
+    let text = format!("{}\0{}", config.location, config.database_id);
+    RunningChecksum::of(text.as_bytes()).finish().get()
 }
 
 /// The WAL of a main file.

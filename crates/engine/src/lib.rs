@@ -6,6 +6,7 @@
 //!
 //! - [`config`]: variables and URI parameters.
 //! - [`Database::open`]: the local file and the bucket come together.
+//! - [`Past::open`]: the database as it was, from the bucket alone, read only.
 //! - [`Database::commit`]: one transaction, one object.
 //! - [`wal`]: which pages a transaction wrote, from the writes to a WAL.
 
@@ -23,6 +24,7 @@ pub mod fuzzing {
 }
 mod local;
 mod open;
+mod past;
 mod process;
 mod state;
 mod status;
@@ -33,4 +35,5 @@ pub use database::{Begun, Database, Untouched};
 pub use error::{Error, ErrorKind, Result};
 pub use local::{Host, LocalReader, Locked, MainFile, PageSource, shape};
 pub use open::again::LoneFile;
+pub use past::{AsOf, Past};
 pub use state::WalEnd;

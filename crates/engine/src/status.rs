@@ -1,10 +1,15 @@
 //! What `PRAGMA bottomless_status` answers.
 
+use std::path::Path;
+
+use bottomless_ltx::Position;
+use bottomless_store::{Bucket, Counters};
 use serde::Serialize;
 
-use crate::config::Fencing;
+use crate::config::{Config, Fencing};
 use crate::database::Database;
 use crate::error::Result;
+use crate::past::Past;
 
 /// The status of a database, as JSON. Fields are only ever added.
 #[derive(Debug, Serialize)]
@@ -32,6 +37,19 @@ struct Status<'a> {
     bytes_up: u64,
     bytes_down: u64,
     last_error: Option<String>,
+    /// The connection shows the past; null on one that shows the present.
+    past: Option<AsItWas>,
+}
+
+/// What `txid` and the other fields of the position are, on a connection that shows the past.
+#[derive(Debug, Serialize)]
+struct AsItWas {
+    /// When that transaction was committed, by the clock of its writer; RFC 3339.
+    time: String,
+    /// The local file that holds it while a connection shows it.
+    file: String,
+    /// That nothing can be written to it, and what to do instead.
+    read_only: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -43,32 +61,27 @@ struct Requests {
     delete: u64,
 }
 
-impl Database {
-    /// The status as a JSON object.
-    ///
-    /// # Errors
-    /// When the local state can't be read.
-    pub fn status(&self) -> Result<String> {
-        let record = self.record()?;
-        let counters = self.bucket().counters();
-        let status = Status {
+impl<'a> Status<'a> {
+    /// With nothing in it that only a database that is written to has.
+    fn new(path: &Path, config: &'a Config, position: Position, counters: Counters) -> Self {
+        Self {
             version: env!("CARGO_PKG_VERSION"),
-            path: self.name(),
-            endpoint: self.config().location.endpoint.to_string(),
-            bucket: &self.config().location.bucket,
-            database_id: self.config().database_id.as_str(),
+            path: path.display().to_string(),
+            endpoint: config.location.endpoint.to_string(),
+            bucket: &config.location.bucket,
+            database_id: config.database_id.as_str(),
             layout: "ltx",
-            fencing: match self.config().fencing {
+            fencing: match config.fencing {
                 Fencing::On => "on",
                 Fencing::Off => "off",
             },
-            txid: record.position.txid.get(),
-            txid_hex: record.position.txid.to_string(),
-            database_checksum: record.position.checksum.to_string(),
-            page_size: record.page_size.map_or(0, bottomless_ltx::PageSize::get),
-            size_in_pages: record.size_in_pages,
-            fenced: self.is_fenced(),
-            unsettled: record.intent.is_some(),
+            txid: position.txid.get(),
+            txid_hex: position.txid.to_string(),
+            database_checksum: position.checksum.to_string(),
+            page_size: 0,
+            size_in_pages: 0,
+            fenced: false,
+            unsettled: false,
             requests: Requests {
                 put: counters.put,
                 get: counters.get,
@@ -78,8 +91,49 @@ impl Database {
             },
             bytes_up: counters.bytes_up,
             bytes_down: counters.bytes_down,
-            last_error: self.last_error(),
+            last_error: None,
+            past: None,
+        }
+    }
+
+    fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl Past {
+    /// The status as a JSON object: the fields of a database's status, and the point in `past`.
+    #[must_use]
+    pub fn status(&self) -> String {
+        let (page_size, size_in_pages) = self.shape();
+        // Another connection may have asked the bucket.
+        let counters = self.bucket().map(Bucket::counters).unwrap_or_default();
+        let past = AsItWas {
+            time: jiff::Timestamp::try_from(self.time()).map(|time| time.to_string()).unwrap_or_default(),
+            file: self.file().display().to_string(),
+            read_only: self.advice(),
         };
-        Ok(serde_json::to_string(&status).unwrap_or_default())
+        let status = Status::new(self.path(), self.config(), self.position(), counters);
+        Status { page_size: page_size.get(), size_in_pages, past: Some(past), ..status }.to_json()
+    }
+}
+
+impl Database {
+    /// The status as a JSON object.
+    ///
+    /// # Errors
+    /// When the local state can't be read.
+    pub fn status(&self) -> Result<String> {
+        let record = self.record()?;
+        let status = Status::new(self.path(), self.config(), record.position, self.bucket().counters());
+        let status = Status {
+            page_size: record.page_size.map_or(0, bottomless_ltx::PageSize::get),
+            size_in_pages: record.size_in_pages,
+            fenced: self.is_fenced(),
+            unsettled: record.intent.is_some(),
+            last_error: self.last_error(),
+            ..status
+        };
+        Ok(status.to_json())
     }
 }
