@@ -4,6 +4,8 @@
 //! the shim needs have been there since 3.32.0, so it takes them from the table itself.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -91,6 +93,36 @@ pub(crate) unsafe fn uri_keys(name: *const c_char) -> Vec<String> {
 /// `name` is a journal or WAL name that SQLite passed to `xOpen`.
 pub(crate) unsafe fn database_file_object(name: *const c_char) -> *mut ffi::sqlite3_file {
     call!(database_file_object(name)).unwrap_or(ptr::null_mut())
+}
+
+/// A file name as SQLite passes it to `xOpen`, without URI parameters.
+#[derive(Debug)]
+pub(crate) struct FileName(*const c_char);
+
+// SAFETY: nobody writes to it.
+unsafe impl Send for FileName {}
+// SAFETY: as above.
+unsafe impl Sync for FileName {}
+
+impl FileName {
+    /// None where there is no memory left, and for a path that holds a zero.
+    pub(crate) fn new(path: &Path) -> Option<Self> {
+        let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+        let none = c"".as_ptr();
+        let name = call!(create_filename(path.as_ptr(), none, none, 0, ptr::null_mut()))?;
+        if name.is_null() { None } else { Some(Self(name)) }
+    }
+
+    /// Valid as long as this value.
+    pub(crate) fn as_ptr(&self) -> *const c_char {
+        self.0
+    }
+}
+
+impl Drop for FileName {
+    fn drop(&mut self) {
+        call!(free_filename(self.0));
+    }
 }
 
 /// Writes to SQLite's error log.

@@ -6,6 +6,8 @@
 //! Journals, sub-journals, temporary files and databases without a name are opened by the default VFS directly and never
 //! seen again. The main file and its WAL are ours ([`methods`]), with the real file behind each.
 //!
+//! A main file that is opened as of a point in the past is another one than its name says ([`past_file`]).
+//!
 //! This is the only crate with `unsafe` code. The modules are layered so that little of it is: [`real`] wraps a file of
 //! the default VFS, [`api`] the functions of the host, [`methods`] and [`vfs`] are what SQLite calls;
 //! [`connection`], where the decisions are made, has none.
@@ -24,6 +26,7 @@ mod load;
 mod lone;
 mod methods;
 mod params;
+mod past_file;
 mod pragma;
 mod real;
 mod report;

@@ -79,6 +79,11 @@ impl Placed {
         self.set(Role::Main(Arc::new(Mutex::new(connection))));
     }
 
+    /// The memory, for a file of another kind.
+    pub(crate) fn as_ptr(&self) -> *mut ffi::sqlite3_file {
+        self.0.cast()
+    }
+
     pub(crate) fn become_wal(&self, connection: Shared) {
         lock(&connection).wal_opened();
         self.set(Role::Wal(connection));
@@ -126,8 +131,8 @@ unsafe fn role_of<'a>(file: *mut ffi::sqlite3_file) -> &'a Role {
 }
 
 /// # Safety
-/// `file` is ours and open.
-unsafe fn real_of(file: *mut ffi::sqlite3_file) -> RealFile {
+/// `file` was placed by us and is open.
+pub(crate) unsafe fn real_of(file: *mut ffi::sqlite3_file) -> RealFile {
     // SAFETY: the real file follows ours.
     let real = unsafe { file.cast::<u8>().add(ShimFile::SIZE) };
     // SAFETY: it is open as long as ours is.
@@ -292,7 +297,7 @@ unsafe extern "C" fn file_control(file: *mut ffi::sqlite3_file, operation: c_int
                 ffi::SQLITE_FCNTL_SIZE_HINT => lock(shared).hint_size(),
                 ffi::SQLITE_FCNTL_PRAGMA => {
                     // SAFETY: SQLite passes an array of strings.
-                    if let Some(code) = unsafe { answer_pragma(shared, argument.cast()) } {
+                    if let Some(code) = unsafe { answer_pragma(argument.cast(), || lock(shared).database().status()) } {
                         return code;
                     }
                     Ok(())
@@ -316,7 +321,10 @@ unsafe extern "C" fn file_control(file: *mut ffi::sqlite3_file, operation: c_int
 ///
 /// # Safety
 /// `strings` is the array of `SQLITE_FCNTL_PRAGMA`: a place for the answer, the name, the argument.
-unsafe fn answer_pragma(shared: &Shared, strings: *mut *mut c_char) -> Option<c_int> {
+pub(crate) unsafe fn answer_pragma(
+    strings: *mut *mut c_char,
+    status: impl FnOnce() -> bottomless_engine::Result<String>,
+) -> Option<c_int> {
     // SAFETY: the name is the second string.
     let place = unsafe { strings.add(1) };
     // SAFETY: as above.
@@ -326,8 +334,7 @@ unsafe fn answer_pragma(shared: &Shared, strings: *mut *mut c_char) -> Option<c_
     }
     // SAFETY: it is a string.
     let name = unsafe { CStr::from_ptr(name) }.to_str().ok()?;
-    let connection = lock(shared);
-    let (code, text) = match pragma::answer(connection.database(), name) {
+    let (code, text) = match pragma::answer(name, status) {
         Answer::NotOurs => return None,
         Answer::Row(text) => (ffi::SQLITE_OK, text),
         Answer::Error(text) => (ffi::SQLITE_ERROR, text),
@@ -341,7 +348,7 @@ unsafe fn answer_pragma(shared: &Shared, strings: *mut *mut c_char) -> Option<c_
 ///
 /// # Safety
 /// `place` holds null or a string of SQLite's allocator.
-unsafe fn prefix_name(place: *mut *mut c_char) {
+pub(crate) unsafe fn prefix_name(place: *mut *mut c_char) {
     // SAFETY: as the caller says.
     let name = unsafe { *place };
     if name.is_null() {

@@ -26,7 +26,7 @@ impl NameAndEnvironment {
 
     /// Says so if a parameter is neither ours nor SQLite's: it may be a typing error.
     pub(crate) fn warn_of_unknown(&self) {
-        const KNOWN: [&str; 20] = [
+        const KNOWN: [&str; 22] = [
             "vfs",
             "mode",
             "cache",
@@ -47,6 +47,8 @@ impl NameAndEnvironment {
             "level3_interval",
             "snapshot_interval",
             "retention",
+            "txid",
+            "timestamp",
         ];
         // SAFETY: see `new`.
         for key in unsafe { api::uri_keys(self.name) } {

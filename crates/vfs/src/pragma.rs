@@ -1,6 +1,6 @@
 //! `PRAGMA bottomless_…`, answered by the VFS on any connection.
 
-use bottomless_engine::Database;
+use bottomless_engine::Result;
 
 /// The answer to a pragma.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,11 +16,11 @@ pub(crate) enum Answer {
 const PREFIX: &str = "bottomless_";
 
 /// Answers a pragma by its name, which SQLite does not distinguish by case.
-pub(crate) fn answer(database: &Database, name: &str) -> Answer {
+pub(crate) fn answer(name: &str, status: impl FnOnce() -> Result<String>) -> Answer {
     let name = name.to_ascii_lowercase();
     match name.strip_prefix(PREFIX) {
         None => Answer::NotOurs,
-        Some("status") => match database.status() {
+        Some("status") => match status() {
             Ok(status) => Answer::Row(status),
             Err(error) => Answer::Error(error.to_string()),
         },

@@ -3,7 +3,8 @@
 use std::ffi::c_int;
 use std::io::{self, IsTerminal};
 
-use bottomless_engine::{Database, Error};
+use bottomless_engine::{Database, Error, Past};
+use libsqlite3_sys as ffi;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -31,6 +32,13 @@ pub(crate) fn commit_failed(database: &Database, error: &Error) -> c_int {
 /// Reports a failed open, and gives its code.
 pub(crate) fn open_failed(error: &Error) -> c_int {
     report(codes::of_open(error.kind()), error)
+}
+
+/// Says that a connection shows the past: SQLite refuses writes by itself, and its message does not say why.
+pub(crate) fn opened_past(past: &Past) {
+    let advice = past.advice();
+    tracing::info!("{advice}");
+    api::log(ffi::SQLITE_NOTICE, &format!("bottomless: {advice}"));
 }
 
 fn report(code: c_int, error: &Error) -> c_int {

@@ -6,16 +6,17 @@ use std::path::Path;
 use std::ptr;
 
 use bottomless_engine::config::Config;
-use bottomless_engine::{Database, Untouched};
+use bottomless_engine::{AsOf, Database, Past, Untouched};
 use bottomless_points::{Point, reach};
 use libsqlite3_sys as ffi;
 
+use crate::api::FileName;
 use crate::connection::Connection;
 use crate::guard::{guard, guard_or};
 use crate::host::SqliteHost;
 use crate::methods::{self, ShimFile};
 use crate::params::NameAndEnvironment;
-use crate::{api, report};
+use crate::{api, past_file, report};
 
 /// The name under which programs ask for it.
 const NAME: &CStr = c"bottomless";
@@ -139,6 +140,17 @@ unsafe fn open_main(
     let path = Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes()));
     // SAFETY: the name is a main file's, and this value does not outlive the call.
     let source = unsafe { NameAndEnvironment::new(name) };
+    // Before all else, so that nobody who asks for the past is given the present.
+    match AsOf::read(&source, path) {
+        Ok(None) => {}
+        Ok(Some(as_of)) => {
+            source.warn_of_unknown();
+            let opened = Config::read(&source, path).and_then(|config| Past::open(path, config, as_of));
+            // SAFETY: as the caller says.
+            return unsafe { open_past(vfs, opened, file, flags, out_flags) };
+        }
+        Err(error) => return report::open_failed(&error),
+    }
     if source.is_immutable() {
         return forward!(vfs.xOpen(name, file, flags, out_flags), ffi::SQLITE_CANTOPEN);
     }
@@ -158,6 +170,38 @@ unsafe fn open_main(
     if code == ffi::SQLITE_OK {
         let real = shim.real();
         shim.become_main(Connection::new(database, real, host.impatient()));
+    }
+    code
+}
+
+/// Opens a main file that shows the past: the file that holds it, whatever SQLite thinks of its name.
+///
+/// # Safety
+/// The arguments are those of `xOpen`.
+unsafe fn open_past(
+    vfs: *mut ffi::sqlite3_vfs,
+    opened: bottomless_engine::Result<Past>,
+    file: *mut ffi::sqlite3_file,
+    flags: c_int,
+    out_flags: *mut c_int,
+) -> c_int {
+    let past = match opened {
+        Ok(past) => past,
+        Err(error) => return report::open_failed(&error),
+    };
+    let Some(name) = FileName::new(past.file()) else {
+        return ffi::SQLITE_NOMEM;
+    };
+    report::opened_past(&past);
+    // The name has no parameters, and nothing is to be made.
+    let not_ours =
+        ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE | ffi::SQLITE_OPEN_EXCLUSIVE | ffi::SQLITE_OPEN_URI;
+    let flags = (flags & !not_ours) | ffi::SQLITE_OPEN_READONLY;
+    // SAFETY: the memory has the size that `register` asked for.
+    let shim = unsafe { ShimFile::place(file) };
+    let code = forward!(vfs.xOpen(name.as_ptr(), shim.real_ptr(), flags, out_flags), ffi::SQLITE_CANTOPEN);
+    if code == ffi::SQLITE_OK {
+        past_file::become_past(&shim, past, name);
     }
     code
 }

@@ -28,6 +28,7 @@ mod open;
 mod outage;
 mod outcomes;
 mod output;
+mod past;
 mod processes;
 mod replaced;
 mod restore;
