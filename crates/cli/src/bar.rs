@@ -18,10 +18,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
-    /// Nothing is drawn yet.
+    /// Of bytes. Nothing is drawn yet.
     pub(crate) fn start() -> Self {
+        Self::with("{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}")
+    }
+
+    /// Of other things.
+    pub(crate) fn counting(things: &str) -> Self {
+        Self::with(&format!("{{wide_bar}} {{pos}}/{{len}} {things} {{eta}}"))
+    }
+
+    fn with(template: &str) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        let template = "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
         let bar = match ProgressStyle::with_template(template) {
             Ok(style) => bar.with_style(style),
             Err(_) => bar,

@@ -2,16 +2,21 @@
 //!
 //! What each prints, as text and with `--json`, is promised in `docs/cli.md`.
 
+pub(crate) mod branch;
 pub(crate) mod completions;
 pub(crate) mod create_bucket;
 pub(crate) mod doctor;
+pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod ls;
 pub(crate) mod man;
 pub(crate) mod restore;
+pub(crate) mod rm;
+mod shelf;
 pub(crate) mod verify;
 
 use std::fmt;
+use std::io::Write as _;
 use std::ops::RangeInclusive;
 
 use bottomless_history::{HistoryError, Level};
@@ -21,8 +26,11 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use crate::args::Common;
+use crate::bar::Stderr;
 use crate::error::Error;
 use crate::output::Output;
+
+use shelf::Shelf;
 
 /// What to do. Each command has its module, with its options and what it prints.
 #[derive(Debug, Subcommand)]
@@ -38,6 +46,21 @@ pub(crate) enum Command {
     /// The end is restored into a temporary file (in $TMPDIR), which becomes as large as the database. Exit code 1 when
     /// something is wrong; each problem is one line that names the object and what to do.
     Verify(verify::Options),
+    /// Make a new database of any point of another, by copies within the bucket
+    ///
+    /// Each goes its own way from there. Cut off anywhere, the new one is not taken for a database by any program; the same
+    /// command goes on with it.
+    Branch(branch::Options),
+    /// Put an existing SQLite file into the bucket, as the first transaction of a new database
+    ///
+    /// The file is read as of one commit, while other programs may go on with it, and is not changed. Without -d, the
+    /// database has the file's name.
+    Import(import::Options),
+    /// Remove a database from the bucket; shows what it would do, and does it with --yes
+    ///
+    /// Nothing brings it back. Close every program that has the database open before: that can't be seen from here, and such
+    /// a program would go on writing.
+    Rm(rm::Options),
     /// Check the store: reachable, credentials, bucket, conditional writes, round trip, clock
     ///
     /// Writes a few small objects and deletes them again.
@@ -58,6 +81,9 @@ impl Command {
             Self::Info => info::run(common, output).await,
             Self::Restore(options) => restore::run(common, options, output).await,
             Self::Verify(options) => verify::run(common, options, output).await,
+            Self::Branch(options) => branch::run(common, options, output).await,
+            Self::Import(options) => import::run(common, options, output).await,
+            Self::Rm(options) => rm::run(common, options, output).await,
             Self::Doctor => doctor::run(common, output).await,
             Self::CreateBucket => create_bucket::run(common, output).await,
             Self::Completions(options) => completions::run(options, output),
@@ -126,4 +152,27 @@ async fn as_listed<T>(work: impl AsyncFn() -> Result<T, HistoryError>) -> Result
 
 async fn connect(location: &Location) -> Result<Bucket, Error> {
     Ok(Bucket::connect(location, &Transport::new()?).await?)
+}
+
+/// Says what is left when the command is interrupted: when its future is dropped, and this with it.
+struct OnCancel<F: Fn() -> String>(Option<F>);
+
+impl<F: Fn() -> String> OnCancel<F> {
+    fn new(says: F) -> Self {
+        Self(Some(says))
+    }
+
+    /// It came to its end, well or not.
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl<F: Fn() -> String> Drop for OnCancel<F> {
+    fn drop(&mut self) {
+        if let Some(says) = &self.0 {
+            // When it can't be written there is nobody to tell.
+            let _ = writeln!(Stderr, "bottomless-cli: {}", says());
+        }
+    }
 }

@@ -7,6 +7,7 @@ mod args;
 mod bar;
 mod command;
 mod error;
+mod live;
 mod output;
 
 use std::io::{self, IsTerminal as _, Write as _};

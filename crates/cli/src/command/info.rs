@@ -3,15 +3,15 @@
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use bottomless_history::{DatabaseId, Entry, History, HistoryError, Level, Listing, PlanError, RestorePoint, Settings};
+use bottomless_history::{DatabaseId, History, HistoryError, Level, Listing, PlanError, RestorePoint, Settings};
 use bottomless_ltx::Header;
 use indicatif::{BinaryBytes, HumanDuration};
 use serde::Serialize;
 
-use super::{Place, connect, kind};
+use super::{Place, Shelf, connect};
 use crate::args::Common;
 use crate::error::Error;
-use crate::output::{Output, Report, Table, as_rfc3339, rfc3339_seconds};
+use crate::output::{Output, Report, as_rfc3339, rfc3339_seconds};
 
 pub(crate) async fn run(common: &Common, output: Output) -> Result<(), Error> {
     let location = common.location()?;
@@ -71,16 +71,6 @@ struct Info {
 }
 
 #[derive(Debug, Serialize)]
-struct Shelf {
-    level: u8,
-    kind: &'static str,
-    objects: usize,
-    bytes: u64,
-    first_txid: String,
-    last_txid: String,
-}
-
-#[derive(Debug, Serialize)]
 struct Point {
     txid: String,
     #[serde(serialize_with = "as_rfc3339")]
@@ -105,7 +95,7 @@ impl Info {
             database_bytes: u64::from(last.page_size.get()) * u64::from(last.size_in_pages),
             objects: entries.len(),
             bytes: entries.iter().map(|entry| entry.size).sum(),
-            levels: entries.chunk_by(|a, b| a.name.level == b.name.level).filter_map(Shelf::new).collect(),
+            levels: Shelf::of_all(entries),
             foreign_objects: listing.foreign(),
             unmerged_transactions: last.max_txid.get() - merged.max().unwrap_or_default().get(),
             oldest_restorable: oldest
@@ -113,21 +103,6 @@ impl Info {
                 .map(|point| Point { txid: point.txid.to_string(), timestamp: point.time }),
             fence_window_seconds: settings.fence_window.as_secs_f64(),
         }
-    }
-}
-
-impl Shelf {
-    /// Of entries of one level, in order.
-    fn new(entries: &[Entry]) -> Option<Self> {
-        let first = entries.first()?;
-        Some(Self {
-            level: first.name.level.get(),
-            kind: kind(first.name.level),
-            objects: entries.len(),
-            bytes: entries.iter().map(|entry| entry.size).sum(),
-            first_txid: first.name.min.to_string(),
-            last_txid: entries.iter().map(|entry| entry.name.max).max().unwrap_or_default().to_string(),
-        })
     }
 }
 
@@ -175,17 +150,6 @@ impl Report for Info {
             writeln!(to, "{name:<14} {value}")?;
         }
         writeln!(to)?;
-        let mut table = Table::new(["LEVEL", "KIND", "OBJECTS", "SIZE", "FIRST TXID", "LAST TXID"]);
-        for shelf in &self.levels {
-            table.line([
-                shelf.level.to_string(),
-                shelf.kind.to_owned(),
-                shelf.objects.to_string(),
-                BinaryBytes(shelf.bytes).to_string(),
-                shelf.first_txid.clone(),
-                shelf.last_txid.clone(),
-            ]);
-        }
-        table.write(to)
+        Shelf::write_all(&self.levels, to)
     }
 }

@@ -45,7 +45,7 @@ pub(crate) struct Options {
     force: bool,
 }
 
-fn time(text: &str) -> Result<SystemTime, InvalidTime> {
+pub(super) fn time(text: &str) -> Result<SystemTime, InvalidTime> {
     parse_time(text, SystemTime::now())
 }
 

@@ -29,11 +29,20 @@ impl WalReader {
     /// # Errors
     /// When the file can't be read.
     pub fn open(path: &Path) -> io::Result<Option<Self>> {
-        Ok(Self::read(path)?.filter(|reader| reader.size_in_pages != 0))
+        Ok(Self::read(path, FrameNumber::MAX)?.filter(|reader| reader.size_in_pages != 0))
     }
 
-    /// As [`WalReader::open`], also of a WAL that has a header and no committed frame.
-    fn read(path: &Path) -> io::Result<Option<Self>> {
+    /// As [`WalReader::open`], up to the commit that ends at `end`, as a WAL index says it, whatever follows it; None if
+    /// there is no such commit in the WAL.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn open_until(path: &Path, end: WalEnd) -> io::Result<Option<Self>> {
+        Ok(Self::read(path, end.frames)?.filter(|reader| reader.size_in_pages != 0 && reader.end == end))
+    }
+
+    /// As [`WalReader::open`], also of a WAL that has a header and no committed frame; no further than to frame `last`.
+    fn read(path: &Path, last: FrameNumber) -> io::Result<Option<Self>> {
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -52,7 +61,7 @@ impl WalReader {
         let mut reader = Self { file, geometry, latest: HashMap::new(), size_in_pages: 0, end };
         let mut open: Vec<(u32, FrameNumber)> = Vec::new();
         let mut frame = vec![0; FRAME_HEADER + geometry.0.bytes()];
-        for number in 1.. {
+        for number in 1..=last {
             if !read_whole(&reader.file, &mut frame, geometry.frame(number))? {
                 break;
             }
@@ -74,7 +83,7 @@ impl WalReader {
     /// # Errors
     /// When the file can't be read.
     pub(crate) fn end_of(path: &Path) -> io::Result<WalEnd> {
-        Ok(Self::read(path)?.map_or(WalEnd::EMPTY, |reader| reader.end))
+        Ok(Self::read(path, FrameNumber::MAX)?.map_or(WalEnd::EMPTY, |reader| reader.end))
     }
 
     /// The page size of the database.
