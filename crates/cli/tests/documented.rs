@@ -69,6 +69,9 @@ const RUNS: &[(&str, usize, &[&str])] = &[
     ("info", 0, &["info", "-d", "test.db"]),
     ("verify", 0, &["verify", "-d", "test.db"]),
     ("restore", 0, &["restore", "-d", "test.db", "-o", "restored.db"]),
+    ("branch", 0, &["branch", "test.db", "experiment.db"]),
+    ("import", 0, &["import", "imported.db"]),
+    ("rm", 0, &["rm", "-d", "test.db"]),
     ("doctor", 0, &["doctor"]),
     ("create-bucket", 0, &["create-bucket"]),
 ];
@@ -79,6 +82,7 @@ fn every_example_has_the_fields_that_are_printed() {
     world.three_transactions();
     // Something to say for verify.
     world.put_bytes("test.db/foreign", vec![1]);
+    std::fs::write(world.path("imported.db"), support::sqlite(&[1, 2])).unwrap();
     let mut unchecked: BTreeMap<_, BTreeSet<usize>> =
         examples().iter().map(|(command, examples)| (*command, (0..examples.len()).collect())).collect();
     for (command, place, arguments) in RUNS {

@@ -160,6 +160,25 @@ pub(crate) fn pages(fillings: &[u8]) -> Vec<u8> {
     fillings.iter().flat_map(|filling| [*filling; PAGE_BYTES]).collect()
 }
 
+/// The same, behind a header that makes it an SQLite database in rollback mode.
+pub(crate) fn sqlite(fillings: &[u8]) -> Vec<u8> {
+    let mut file = pages(fillings);
+    let count = u32::try_from(fillings.len()).unwrap().to_be_bytes();
+    let page_bytes = u16::try_from(PAGE_BYTES).unwrap().to_be_bytes();
+    let fields: [(usize, &[u8]); 6] = [
+        (0, b"SQLite format 3\0"),
+        (16, &page_bytes),
+        (18, &[1, 1]),
+        (24, &[0, 0, 0, 1]),
+        (28, &count),
+        (92, &[0, 0, 0, 1]),
+    ];
+    for (at, bytes) in fields {
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    file
+}
+
 fn object((min, max): (u64, u64), before: &[u8], after: &[u8]) -> Vec<u8> {
     let page_size = PageSize::try_from(u32::try_from(PAGE_BYTES).unwrap()).unwrap();
     let checksum = |file: &[u8]| {
