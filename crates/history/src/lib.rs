@@ -38,7 +38,7 @@ mod time;
 
 pub use audit::{Audit, AuditOptions, Problem, Severity};
 pub use branch::{BranchError, Branched};
-pub use compact::{Copies, InvalidInterval, MergeOptions, Merged, Policy, parse_interval};
+pub use compact::{Copies, InvalidInterval, LocalPages, MergeOptions, Merged, Policy, parse_interval};
 pub use error::{Damage, HistoryError, NoWay};
 pub use history::{Ends, History};
 pub use id::{DatabaseId, InvalidDatabaseId};

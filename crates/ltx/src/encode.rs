@@ -97,30 +97,12 @@ impl Encoder {
     /// is appended then, and other pages may still be encoded.
     pub fn encode_page(&mut self, page: PageNumber, content: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
         self.check_next(page)?;
-        let need = self.page_size.bytes();
-        if content.len() != need {
-            let have = content.len();
-            return Err(EncodeError::PageLength { page, have, need });
-        }
-
         let start = out.len();
-        out.resize(start + longest_frame(self.page_size), 0);
-        let (_, frame) = out.split_at_mut(start);
-        let (head, block) = frame.split_at_mut(FRAME_HEADER_LENGTH);
-        let length = match compress_into_with_table(content, block, &mut self.table) {
-            Ok(length) => length,
-            Err(error) => {
-                out.truncate(start);
-                let problem = error.to_string();
-                return Err(EncodeError::Compress { page, problem });
-            }
-        };
-        // A page has at most 64 KiB, and LZ4 makes it hardly longer.
-        head.copy_from_slice(&frame_header(page, u32::try_from(length).unwrap_or(u32::MAX)));
+        let length = pack(self.page_size, page, content, &mut self.table, out)?;
+        let (_, frame) = out.split_at(start);
+        let (head, _) = frame.split_at(FRAME_HEADER_LENGTH);
         self.digest.update(head);
         self.digest.update(content);
-        let length = FRAME_HEADER_LENGTH + length;
-        out.truncate(start + length);
         self.append(page, length);
         Ok(())
     }
@@ -229,6 +211,72 @@ impl Encoder {
         }
         Ok(())
     }
+}
+
+/// Makes single frames, in any order, for [`Encoder::copy_frame`].
+pub struct FrameEncoder {
+    page_size: PageSize,
+    table: CompressTable,
+}
+
+impl fmt::Debug for FrameEncoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameEncoder").field("page_size", &self.page_size).finish_non_exhaustive()
+    }
+}
+
+impl FrameEncoder {
+    /// An encoder for pages of this size.
+    #[must_use]
+    pub fn new(page_size: PageSize) -> Self {
+        Self { page_size, table: CompressTable::small() }
+    }
+
+    /// Appends the frame of a page to `out`.
+    ///
+    /// # Errors
+    /// When the content has not the length of a page, or LZ4 fails. Nothing is appended then.
+    pub fn encode(
+        &mut self,
+        page: PageNumber,
+        content: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<FrameChecksum, EncodeError> {
+        let length = pack(self.page_size, page, content, &mut self.table, out)?;
+        let block_length = u32::try_from(length - FRAME_HEADER_LENGTH).unwrap_or(u32::MAX);
+        Ok(FrameChecksum::of(&frame_header(page, block_length), content))
+    }
+}
+
+/// Appends the frame of a page to `out`, and returns its length.
+fn pack(
+    page_size: PageSize,
+    page: PageNumber,
+    content: &[u8],
+    table: &mut CompressTable,
+    out: &mut Vec<u8>,
+) -> Result<usize, EncodeError> {
+    let (have, need) = (content.len(), page_size.bytes());
+    if have != need {
+        return Err(EncodeError::PageLength { page, have, need });
+    }
+    let start = out.len();
+    out.resize(start + longest_frame(page_size), 0);
+    let (_, frame) = out.split_at_mut(start);
+    let (head, block) = frame.split_at_mut(FRAME_HEADER_LENGTH);
+    let length = match compress_into_with_table(content, block, table) {
+        Ok(length) => length,
+        Err(error) => {
+            out.truncate(start);
+            let problem = error.to_string();
+            return Err(EncodeError::Compress { page, problem });
+        }
+    };
+    // A page has at most 64 KiB, and LZ4 makes it hardly longer.
+    head.copy_from_slice(&frame_header(page, u32::try_from(length).unwrap_or(u32::MAX)));
+    let length = FRAME_HEADER_LENGTH + length;
+    out.truncate(start + length);
+    Ok(length)
 }
 
 /// What stands before the LZ4 block of a page.

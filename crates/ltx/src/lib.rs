@@ -29,7 +29,7 @@ mod property_test;
 
 pub use checksum::{Checksum, FileChecksum, FrameChecksum, ParseChecksumError, RunningChecksum};
 pub use decode::{DecodedFile, WholeFrame, decode_file, decode_frames, decode_whole_frames};
-pub use encode::{Encoder, Finished};
+pub use encode::{Encoder, Finished, FrameEncoder};
 pub use error::{DecodeError, EncodeError, InvalidHeader};
 pub use header::{DatabaseChecksums, HEADER_LENGTH, Header, WalOrigin};
 pub use id::{ParseTxidError, Position, Txid, WriterId};

@@ -124,16 +124,22 @@ proptest! {
 
     /// A file whose frames are partly copied from another is the one that is encoded from the pages.
     #[test]
-    fn copied_frames_make_the_same_file(file in file(), copied: u8) {
+    fn copied_frames_make_the_same_file(file in file(), copied: u8, anew: u8) {
         let TailProgress::Complete(tail) = Tail::parse(file.bytes.len() as u64, &file.bytes).unwrap() else {
             panic!("the whole file was given");
         };
         let frames = &file.bytes[HEADER_LENGTH..tail.offset as usize];
         let mut encoder = Encoder::new(file.header.page_size);
+        let mut single = FrameEncoder::new(file.header.page_size);
         let mut bytes = vec![0; HEADER_LENGTH];
         let mut pages = Vec::new();
         let part = decode_whole_frames(frames, &tail.frames, file.header.page_size, &mut Vec::new(), |frame| {
             let page = frame.frame.page;
+            if anew >> (pages.len() % 8) & 1 == 1 {
+                let mut bytes = vec![7];
+                let checksum = single.encode(page, frame.content, &mut bytes).unwrap();
+                assert_eq!((&bytes[1..], checksum), (frame.bytes, frame.checksum));
+            }
             if copied >> (pages.len() % 8) & 1 == 1 {
                 encoder.copy_frame(page, frame.bytes, frame.checksum, &mut bytes).unwrap();
             } else {

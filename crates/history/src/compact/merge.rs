@@ -15,6 +15,7 @@ use bottomless_store::Body;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
+use super::LocalPages;
 use super::read::Reader;
 use super::spool::{AssembleError, Spool};
 use crate::chain::{Chain, Link};
@@ -55,6 +56,8 @@ pub struct MergeOptions {
     pub progress: Option<Progress>,
     /// Where to look for an object before it is downloaded.
     pub copies: Option<Arc<dyn Copies>>,
+    /// Pages that a snapshot need not download.
+    pub pages: Option<Arc<dyn LocalPages>>,
 }
 
 impl MergeOptions {
@@ -72,6 +75,7 @@ impl MergeOptions {
             timeout: Duration::from_secs(30),
             progress: None,
             copies: None,
+            pages: None,
         }
     }
 
@@ -91,6 +95,7 @@ impl fmt::Debug for MergeOptions {
             .field("part_length", &self.part_length)
             .field("timeout", &self.timeout)
             .field("copies", &self.copies)
+            .field("pages", &self.pages)
             .finish_non_exhaustive()
     }
 }
@@ -165,27 +170,27 @@ impl History {
 }
 
 /// A merge under way.
-struct Merge<'a> {
-    history: &'a History,
-    reader: &'a Reader<'a>,
+pub(super) struct Merge<'a> {
+    pub(super) history: &'a History,
+    pub(super) reader: &'a Reader<'a>,
     plan: &'a Plan,
-    name: ObjectName,
-    options: &'a MergeOptions,
-    spool: Spool,
-    chain: Chain,
-    newest: Option<Newest>,
+    pub(super) name: ObjectName,
+    pub(super) options: &'a MergeOptions,
+    pub(super) spool: Spool,
+    pub(super) chain: Chain,
+    pub(super) newest: Option<Newest>,
     /// Pages behind this one were cut off by a later transaction, or never were.
-    limit: u32,
+    pub(super) limit: u32,
     /// The key of the object that was read last.
     last_key: String,
 }
 
 /// The newest input.
-struct Newest {
+pub(super) struct Newest {
     key: String,
-    header: Header,
+    pub(super) header: Header,
     /// The database checksum after it, where it names one.
-    after: Option<Checksum>,
+    pub(super) after: Option<Checksum>,
 }
 
 impl<'a> Merge<'a> {
@@ -211,7 +216,9 @@ impl<'a> Merge<'a> {
         let mut oldest = None;
         while let Some((entry, whole)) = objects.try_next().await? {
             let object = Arc::new(reader.open(entry, whole).await?);
-            self.add(entry, &object).await?;
+            if !self.add_local(entry, &object).await? {
+                self.add(entry, &object).await?;
+            }
             let is_first = plan.objects.first() == Some(entry);
             if is_first {
                 oldest = Some(object.header.clone());

@@ -5,10 +5,12 @@
 
 mod create;
 mod inputs;
+mod local;
 mod merge;
 mod policy;
 mod read;
 mod spool;
 
+pub use local::LocalPages;
 pub use merge::{Copies, MergeOptions, Merged};
 pub use policy::{InvalidInterval, Policy, parse_interval};

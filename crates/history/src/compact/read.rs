@@ -103,16 +103,20 @@ impl<'a> Reader<'a> {
         object: &Arc<Opened>,
         pickup: Pickup,
     ) -> Result<Vec<Picked>, HistoryError> {
-        let pickup = Arc::new(pickup);
-        let page_size = object.header.page_size;
-        let work = move |bytes: &[u8], frames: &[Frame]| {
-            let mut writer = pickup.writer(frames);
-            let part = decode_whole_frames(bytes, frames, page_size, &mut Vec::new(), |frame| {
-                writer.take(&frame).map_err(ReadError::Spool)
-            })?;
-            Ok((part, writer.finish()))
-        };
-        self.read(entry, object, work).await
+        self.read(entry, object, picking(pickup, object.header.page_size)).await
+    }
+
+    /// Reads some runs of an object only, and puts the frames that are wanted into the spool. Nothing but what LZ4 says is
+    /// known of them.
+    pub(super) async fn pick_runs(
+        &self,
+        entry: &Entry,
+        object: &Arc<Opened>,
+        runs: Vec<Run>,
+        pickup: Pickup,
+    ) -> Result<Vec<Picked>, HistoryError> {
+        let parts = self.read_runs(entry, object, runs, picking(pickup, object.header.page_size)).await?;
+        Ok(parts.into_iter().map(|(_, picked)| picked).collect())
     }
 
     /// Verifies all of an object. Returns the XOR of the checksums of its pages: that of the database, if it holds all.
@@ -129,21 +133,31 @@ impl<'a> Reader<'a> {
         object: &Arc<Opened>,
         work: impl Fn(&[u8], &[Frame]) -> Part<T> + Send + Sync + 'static,
     ) -> Result<Vec<T>, HistoryError> {
-        let work = Arc::new(work);
         let mut checksum = object.checksum;
         let runs = object.runs(self.options.run_length);
         let mut made = Vec::with_capacity(runs.len());
-        let mut parts = futures::stream::iter(runs)
-            .map(|run| self.run(entry, Arc::clone(object), run, Arc::clone(&work)))
-            .buffered(self.options.requests.max(1))
-            .boxed();
-        while let Some((part, what)) = parts.try_next().await? {
+        for (part, what) in self.read_runs(entry, object, runs, work).await? {
             checksum.push(part);
             made.push(what);
         }
-        drop(parts);
         checksum.verify(&object.tail).map_err(|error| HistoryError::damaged(&object.key, Damage::Decode(error)))?;
         Ok(made)
+    }
+
+    async fn read_runs<T: Send + 'static>(
+        &self,
+        entry: &Entry,
+        object: &Arc<Opened>,
+        runs: Vec<Run>,
+        work: impl Fn(&[u8], &[Frame]) -> Part<T> + Send + Sync + 'static,
+    ) -> Result<Vec<(RunningChecksum, T)>, HistoryError> {
+        let work = Arc::new(work);
+        futures::stream::iter(runs)
+            .map(|run| self.run(entry, Arc::clone(object), run, Arc::clone(&work)))
+            .buffered(self.options.requests.max(1))
+            .boxed()
+            .try_collect()
+            .await
     }
 
     async fn run<T: Send + 'static>(
@@ -191,6 +205,17 @@ impl<'a> Reader<'a> {
         if let Some(progress) = self.options.progress.as_ref().filter(|_| done < self.total) {
             progress(self.total, self.total);
         }
+    }
+}
+
+/// What is done with a run of which the wanted frames are put into the spool.
+fn picking(pickup: Pickup, page_size: PageSize) -> impl Fn(&[u8], &[Frame]) -> Part<Picked> + Send + Sync + 'static {
+    move |bytes, frames| {
+        let mut writer = pickup.writer(frames);
+        let part = decode_whole_frames(bytes, frames, page_size, &mut Vec::new(), |frame| {
+            writer.take(&frame).map_err(ReadError::Spool)
+        })?;
+        Ok((part, writer.finish()))
     }
 }
 

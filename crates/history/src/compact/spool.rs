@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bottomless_ltx::{
-    Checksum, EncodeError, Encoder, Finished, Frame, FrameChecksum, HEADER_LENGTH, Header, PageNumber, PageSize,
-    WholeFrame,
+    Checksum, DecodeError, EncodeError, Encoder, Finished, Frame, FrameChecksum, FrameEncoder, HEADER_LENGTH, Header,
+    PageNumber, PageSize, WholeFrame, decode_frames,
 };
 use bottomless_store::Body;
 use roaring::RoaringBitmap;
@@ -77,6 +77,20 @@ impl Spool {
         Pickup { file, end, seen, limit, add_up }
     }
 
+    /// For pages that come from elsewhere.
+    pub(super) fn filler(&self, page_size: PageSize) -> Filler {
+        let (file, end) = (Arc::clone(&self.file), Arc::clone(&self.end));
+        Filler { file, end, page_size, encoder: FrameEncoder::new(page_size) }
+    }
+
+    /// The pages 1 to `last` that are not in, the lock page aside.
+    pub(super) fn wanted(&self, page_size: PageSize, last: u32) -> RoaringBitmap {
+        let mut wanted = RoaringBitmap::new();
+        wanted.insert_range(1..=last);
+        wanted.remove(page_size.lock_page().get());
+        wanted - &*self.seen
+    }
+
     /// What was picked of a whole object, which is verified.
     pub(super) fn keep(&mut self, picked: Vec<Picked>) {
         let seen = Arc::make_mut(&mut self.seen);
@@ -139,6 +153,79 @@ impl Spool {
         }
         let finished = encoder.finish(header, &mut out.bytes)?;
         Ok((out.finish(&finished)?, finished))
+    }
+}
+
+/// Puts pages into the spool that come from elsewhere than from an object.
+#[derive(Debug)]
+pub(super) struct Filler {
+    file: Arc<File>,
+    end: Arc<AtomicU64>,
+    page_size: PageSize,
+    encoder: FrameEncoder,
+}
+
+impl Filler {
+    /// Puts the pages into the spool that `read` has; a content of another length is none.
+    pub(super) fn fill(
+        &mut self,
+        pages: &[u32],
+        read: impl Fn(PageNumber, &mut Vec<u8>) -> bool,
+    ) -> io::Result<Picked> {
+        let mut picked = Picked { slots: Vec::with_capacity(pages.len()), sum: Checksum::EMPTY };
+        let mut frames = Vec::new();
+        let mut content = Vec::new();
+        for page in pages.iter().copied().filter_map(PageNumber::new) {
+            let start = frames.len();
+            content.clear();
+            if !read(page, &mut content) {
+                continue;
+            }
+            let Ok(checksum) = self.encoder.encode(page, &content, &mut frames) else { continue };
+            let length = u32::try_from(frames.len() - start).unwrap_or(u32::MAX);
+            picked.slots.push(Slot { place: start as u64, checksum, page, length });
+            picked.sum = picked.sum.toggle(Checksum::of_page(page, &content));
+        }
+        let place = self.end.fetch_add(frames.len() as u64, Ordering::Relaxed);
+        self.file.write_all_at(&frames, place)?;
+        picked.slots.iter_mut().for_each(|slot| slot.place += place);
+        Ok(picked)
+    }
+
+    /// Takes these pages out of what was picked.
+    pub(super) fn take_out(&self, picked: &mut Picked, pages: &RoaringBitmap) -> io::Result<()> {
+        let mut frame = Vec::new();
+        for slot in picked.slots.extract_if(.., |slot| pages.contains(slot.page.get())) {
+            frame.resize(slot.length as usize, 0);
+            self.file.read_exact_at(&mut frame, slot.place)?;
+            let place = Frame { page: slot.page, length: slot.length, offset: 0 };
+            decode_frames(&frame, &[place], self.page_size, &mut Vec::new(), |page, content| {
+                picked.sum = picked.sum.toggle(Checksum::of_page(page, content));
+                Ok::<_, DecodeError>(())
+            })
+            .map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+}
+
+impl Picked {
+    /// The pages that were taken.
+    pub(super) fn pages(&self) -> impl Iterator<Item = u32> {
+        self.slots.iter().map(|slot| slot.page.get())
+    }
+
+    /// The XOR of their checksums, where they were added up.
+    pub(super) fn sum(&self) -> Checksum {
+        self.sum
+    }
+}
+
+impl Pickup {
+    /// The same, where these pages are in already.
+    pub(super) fn without(mut self, pages: &RoaringBitmap) -> Self {
+        *Arc::make_mut(&mut self.seen) |= pages;
+        self
     }
 }
 

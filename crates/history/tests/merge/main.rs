@@ -5,6 +5,7 @@
 mod support;
 
 mod copies;
+mod local;
 mod outcomes;
 mod reading;
 mod shapes;

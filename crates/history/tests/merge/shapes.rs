@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use crate::support::*;
 use crate::world::*;
 
-fn change() -> impl Strategy<Value = Change> {
+pub(crate) fn change() -> impl Strategy<Value = Change> {
     let write = (prop::collection::vec(0..40_usize, 0..5), 0..5_usize, any::<u8>())
         .prop_map(|(places, append, seed)| Change::Write { places, append, seed });
     let shrink = (any::<usize>(), any::<u8>()).prop_map(|(to, seed)| Change::Shrink { to, seed });
