@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bottomless_engine::ErrorKind;
 use bottomless_engine::config::InitialReplication::{Force, Skip};
-use bottomless_history::{Level, ObjectName};
+use bottomless_history::{Level, MergeOptions, ObjectName};
 use bottomless_ltx::{Encoder, HEADER_LENGTH, Txid, WriterId};
 use common::oracle::block_on;
 use common::session::PATIENT;
@@ -184,6 +184,37 @@ fn another_local_file_is_a_conflict() {
     old.foreign(&old.local);
     old.open_anew().unwrap();
     assert_eq!(old.local, session.local);
+}
+
+/// Compaction merges its objects with ours: the result restores as before, and a local file still finds itself there.
+#[test]
+fn compaction_merges_its_objects_with_ours() {
+    for merged in [(1, 5, 6), (2, 3, 6), (9, 1, 6), (9, 1, 4)] {
+        let mut session = replicated(16);
+        session.open().unwrap();
+        for edit in [Edit::Grow, Edit::Shrink] {
+            commit(&mut session, edit);
+        }
+        session.close();
+        let (level, min, max) = merged;
+        let name = ObjectName { level: Level::new(level).unwrap(), min: Txid::new(min), max: Txid::new(max) };
+        let options = MergeOptions::new(session.path.parent().unwrap());
+        let listing = session.oracle.listing();
+        block_on(session.oracle.history().merge(&listing, name, &options)).unwrap();
+        session.oracle.delete_log(max);
+        session.acknowledged.retain(|txid, _| *txid == max);
+        assert_eq!(session.oracle.newest(), session.local, "{merged:?}");
+        // Of one that knows where it is, and of one that does not.
+        for is_known in [true, false] {
+            if !is_known {
+                fs::remove_file(session.state_path()).unwrap();
+            }
+            session.open().unwrap();
+            assert_eq!(session.txid(), 6, "{merged:?}");
+            session.close();
+        }
+        session.finish();
+    }
 }
 
 /// While another program has the local file open it may be the one that replicates it.
