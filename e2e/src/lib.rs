@@ -15,6 +15,7 @@ pub mod machine;
 pub mod odd_store;
 pub mod proxy;
 pub mod rclone;
+pub mod rights;
 pub mod seaweed;
 pub mod session;
 pub mod shell;

@@ -10,12 +10,13 @@ use crate::seaweed::{ACCESS_KEY, SECRET_KEY, Seaweed};
 use crate::{World, tools};
 
 fn url(world: &World) -> String {
-    format!(
-        "s3://{}/{}?endpoint=http%3A%2F%2F{}&region=us-east-1&forcePathStyle=true",
-        world.bucket.name(),
-        world.id(),
-        Seaweed::shared().address()
-    )
+    url_of(world.bucket.name(), world.id())
+}
+
+/// The name of a replica for Litestream.
+pub fn url_of(bucket: &str, path: &str) -> String {
+    let server = Seaweed::shared().address();
+    format!("s3://{bucket}/{path}?endpoint=http%3A%2F%2F{server}&region=us-east-1&forcePathStyle=true")
 }
 
 fn command(program: &Path, world: &World) -> Command {

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crate::tools;
+use crate::{rights, tools};
 
 /// The access key that the server knows.
 pub const ACCESS_KEY: &str = "bottomless-e2e";
@@ -60,6 +60,10 @@ impl Seaweed {
         let folder = tempfile::Builder::new().prefix("bottomless-seaweed-").tempdir().expect("a folder").keep();
         let config = folder.join("s3.json");
         let mut file = std::fs::File::create(&config).expect("the server's configuration");
+        let documented = rights::documented();
+        let users: String = documented.iter().map(|policy| format!(",{}", policy.identity())).collect();
+        let policies: Vec<String> = documented.iter().map(rights::Policy::definition).collect();
+        let policies = policies.join(",");
         // The anonymous identity serves the tests' own looks into the bucket; what a test signs is still verified.
         write!(
             file,
@@ -67,7 +71,8 @@ impl Seaweed {
               {{"name":"e2e","credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}},
                 {{"accessKey":"{SECOND_ACCESS_KEY}","secretKey":"{SECOND_SECRET_KEY}"}}],
                 "actions":["Admin","Read","Write","List","Tagging"]}},
-              {{"name":"anonymous","actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
+              {{"name":"anonymous","actions":["Admin","Read","Write","List","Tagging"]}}{users}],
+              "policies":[{policies}]}}"#
         )
         .expect("the server's configuration");
         let data = folder.join("data");

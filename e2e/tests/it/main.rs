@@ -32,5 +32,6 @@ mod past;
 mod processes;
 mod replaced;
 mod restore;
+mod rights;
 mod scripts;
 mod waiting;
