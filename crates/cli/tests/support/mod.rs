@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub(crate) mod gate;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
@@ -102,11 +104,10 @@ impl World {
         states
     }
     /// Eight transactions of `test.db` as compaction leaves them: the last three in the log, what is before merged on each
-    /// level, and a snapshot; the states of the database after each.
+    /// level, and two snapshots. None of the last three holds every page. The states of the database after each.
     pub(crate) fn levels(&self) -> Vec<Vec<u8>> {
-        let states: Vec<Vec<u8>> = (1..=8_u8)
-            .map(|txid| pages(&[txid, 20 + txid / 2, 30 + txid / 4, 40][..2 + usize::from(txid % 3)]))
-            .collect();
+        let states: Vec<Vec<u8>> =
+            (1..=8_u8).map(|txid| pages(&[txid, 20, 30 + txid / 4, 40][..2 + usize::from(txid % 3)])).collect();
         let state = |txid: u64| txid.checked_sub(1).map_or(&[][..], |place| &states[usize::try_from(place).unwrap()]);
         for (level, min, max) in
             [(0, 6, 6), (0, 7, 7), (0, 8, 8), (1, 3, 4), (1, 5, 6), (2, 3, 4), (3, 3, 6), (9, 1, 2), (9, 1, 4)]
