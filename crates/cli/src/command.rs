@@ -5,6 +5,7 @@
 pub(crate) mod branch;
 pub(crate) mod completions;
 pub(crate) mod create_bucket;
+pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod import;
 pub(crate) mod info;
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     /// The end is restored into a temporary file (in $TMPDIR), which becomes as large as the database. Exit code 1 when
     /// something is wrong; each problem is one line that names the object and what to do.
     Verify(verify::Options),
+    /// Show which pages differ between two points of a database's history
+    Diff(diff::Options),
     /// Make a new database of any point of another, by copies within the bucket
     ///
     /// Each goes its own way from there. Cut off anywhere, the new one is not taken for a database by any program; the same
@@ -81,6 +84,7 @@ impl Command {
             Self::Info => info::run(common, output).await,
             Self::Restore(options) => restore::run(common, options, output).await,
             Self::Verify(options) => verify::run(common, options, output).await,
+            Self::Diff(options) => diff::run(common, options, output).await,
             Self::Branch(options) => branch::run(common, options, output).await,
             Self::Import(options) => import::run(common, options, output).await,
             Self::Rm(options) => rm::run(common, options, output).await,

@@ -255,3 +255,33 @@ fn shells_complete_and_man_shows() {
     assert!(ran.failed(1).contains("can't be written"));
     assert_eq!(world.server.requests(), [], "nothing of this needs the store");
 }
+
+#[test]
+fn diff_shows_which_pages_differ() {
+    let world = World::new();
+    world.levels();
+    let diff = |arguments: &[&str]| world.run(&[&["diff", "-d", "test.db"], arguments].concat());
+    let t = |txid: u64| format!("{txid:016x}");
+    // 6 has pages 6, 20; 8 has 8, 20, 32, 40.
+    let json = diff(&[&t(6), &t(8), "--json"]).json();
+    assert_eq!((&json["changed"], &json["added"], &json["removed"]), (&json!([1]), &json!([3, 4]), &json!([])));
+    assert_eq!((&json["changed_pages"], &json["added_pages"]), (&json!(1), &json!(2)));
+    let side = |txid, time, pages| json!({"txid": t(txid), "timestamp": time, "page_size": 512, "pages": pages});
+    assert_eq!(json["from"], side(6, "1970-01-01T00:00:06Z", 2));
+    assert_eq!(json["to"], side(8, "1970-01-01T00:00:08Z", 4));
+    // Backwards, as of times, and to the end.
+    let json = diff(&["1970-01-01T00:00:08Z", "1970-01-01T00:00:06.5Z", "--json"]).json();
+    assert_eq!((&json["changed"], &json["added"], &json["removed"]), (&json!([1]), &json!([]), &json!([3, 4])));
+    assert_eq!(json["to"]["txid"], t(6));
+    assert_eq!(diff(&[&t(7), "--json"]).json()["to"]["txid"], t(8));
+    let json = diff(&[&t(0), &t(2), "--json"]).json();
+    assert_eq!((&json["added"], &json["from"]["page_size"]), (&json!([1, 2, 3, 4]), &json!(null)));
+
+    let ran = diff(&[&t(0), &t(8)]);
+    assert_eq!((ran.code(), ran.err()), (Some(0), ""));
+    assert!(ran.out().contains("Added    4 pages: 1-4"), "{}", ran.out());
+    assert!(diff(&[&t(8), &t(8)]).out().contains("No page differs."));
+    assert!(diff(&[&t(5), &t(8)]).failed(1).contains("TXID 0000000000000004"), "the nearest that is kept");
+    assert!(diff(&["12"]).failed(2).contains("neither a transaction"));
+    assert!(diff(&[]).failed(2).contains("FROM"));
+}

@@ -68,6 +68,7 @@ const RUNS: &[(&str, usize, &[&str])] = &[
     ("ls", 1, &["ls", "-d", "test.db"]),
     ("info", 0, &["info", "-d", "test.db"]),
     ("verify", 0, &["verify", "-d", "test.db"]),
+    ("diff", 0, &["diff", "-d", "test.db", "0000000000000001"]),
     ("restore", 0, &["restore", "-d", "test.db", "-o", "restored.db"]),
     ("branch", 0, &["branch", "test.db", "experiment.db"]),
     ("import", 0, &["import", "imported.db"]),

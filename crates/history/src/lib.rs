@@ -10,7 +10,8 @@
 //! - [`Listing::plan`] chooses the objects that lead to a position; [`History::restore`] downloads, verifies and
 //!   applies them; [`History::restore_around`] does both, and takes another way where one is damaged.
 //! - [`History::merge`] makes one object of many; [`History::read_back`] tells whether an object is whole.
-//! - [`History::audit`] reads everything and says what is wrong.
+//! - [`History::audit`] reads everything and says what is wrong; [`History::diff`] tells which pages differ between two
+//!   transactions.
 //!
 //! Keys and bytes are described in `docs/format.md`.
 
@@ -19,6 +20,7 @@ mod branch;
 mod brief;
 mod chain;
 mod compact;
+mod diff;
 mod error;
 mod history;
 mod id;
@@ -39,6 +41,7 @@ mod time;
 pub use audit::{Audit, AuditOptions, Problem, Severity};
 pub use branch::{BranchError, Branched};
 pub use compact::{Copies, InvalidInterval, LocalPages, MergeOptions, Merged, Policy, parse_interval};
+pub use diff::{Diff, DiffSide};
 pub use error::{Damage, HistoryError, NoWay};
 pub use history::{Ends, History};
 pub use id::{DatabaseId, InvalidDatabaseId};
