@@ -77,6 +77,19 @@ impl Bucket {
         self.agent.put(self.url(key)).send(content).expect("put");
     }
 
+    /// Puts an object with metadata of this name, over what is there.
+    pub fn put_with(&self, key: &str, content: &[u8], name: &str, value: &str) {
+        let request = self.agent.put(self.url(key)).header(format!("x-amz-meta-{name}"), value);
+        request.send(content).expect("put");
+    }
+
+    /// What the metadata of this name says of an object.
+    pub fn metadata(&self, key: &str, name: &str) -> Option<String> {
+        let response = self.agent.head(self.url(key)).call().expect("head");
+        let value = response.headers().get(format!("x-amz-meta-{name}"))?;
+        Some(value.to_str().expect("text").to_owned())
+    }
+
     /// Removes an object.
     pub fn delete(&self, key: &str) {
         self.agent.delete(self.url(key)).call().expect("delete");

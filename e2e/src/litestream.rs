@@ -57,12 +57,28 @@ pub fn restore(world: &World, txid: Option<u64>) -> PathBuf {
 /// # Panics
 /// If it can't be run.
 pub fn try_restore(world: &World, txid: Option<u64>) -> Result<PathBuf, String> {
-    let output = world.folder().join(format!("litestream-{}.db", txid.unwrap_or(0)));
-    let mut command = command(&tools::tool("litestream"), world);
-    command.args(["restore", "-force", "-o"]).arg(&output);
-    if let Some(txid) = txid {
-        command.arg("-txid").arg(format!("{txid:016x}"));
+    let output = format!("litestream-{}.db", txid.unwrap_or(0));
+    match txid {
+        Some(txid) => run_restore(world, &output, &["-txid", &format!("{txid:016x}")]),
+        None => run_restore(world, &output, &[]),
     }
+}
+
+/// `litestream restore -timestamp`, to a time in RFC 3339.
+///
+/// # Errors
+/// What it printed.
+///
+/// # Panics
+/// If it can't be run.
+pub fn try_restore_at(world: &World, time: &str) -> Result<PathBuf, String> {
+    run_restore(world, "litestream-at.db", &["-timestamp", time])
+}
+
+fn run_restore(world: &World, output: &str, arguments: &[&str]) -> Result<PathBuf, String> {
+    let output = world.folder().join(output);
+    let mut command = command(&tools::tool("litestream"), world);
+    command.args(["restore", "-force", "-o"]).arg(&output).args(arguments);
     let result = command.arg(url(world)).output().expect("run litestream");
     if result.status.success() {
         return Ok(output);

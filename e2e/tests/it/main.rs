@@ -29,6 +29,7 @@ mod outage;
 mod outcomes;
 mod output;
 mod past;
+mod points;
 mod processes;
 mod replaced;
 mod restore;
