@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bottomless_history::{History, LocalPages, MergeOptions};
-use bottomless_ltx::{DatabaseChecksums, PageNumber, Position, Txid};
+use bottomless_ltx::{Checksum, DatabaseChecksums, PageNumber, Position, Txid};
 use proptest::prelude::*;
 
 use crate::support::*;
@@ -18,6 +18,8 @@ struct Machine {
     then: (u64, u64),
     /// A page is here when the bit of its number, modulo 64, is set.
     here: u64,
+    /// The database checksum that it says it has, if not the right one.
+    says: Option<Checksum>,
     reads: AtomicU64,
 }
 
@@ -29,7 +31,8 @@ impl fmt::Debug for Machine {
 
 impl LocalPages for Machine {
     fn position(&self) -> Option<Position> {
-        let (txid, checksum) = (Txid::new(self.txid), self.timeline.state(self.txid).checksum());
+        let checksum = self.says.unwrap_or_else(|| self.timeline.state(self.txid).checksum());
+        let txid = Txid::new(self.txid);
         (self.txid > 0).then_some(Position { txid, checksum })
     }
 
@@ -45,7 +48,7 @@ impl LocalPages for Machine {
 
 fn machine(timeline: &Timeline, txid: u64) -> Machine {
     let timeline = timeline.clone();
-    Machine { timeline, txid, then: (u64::MAX, txid), here: u64::MAX, reads: AtomicU64::new(0) }
+    Machine { timeline, txid, then: (u64::MAX, txid), here: u64::MAX, says: None, reads: AtomicU64::new(0) }
 }
 
 fn with(machine: Machine) -> MergeOptions {
@@ -102,6 +105,17 @@ async fn a_machine_that_is_elsewhere_does_not_count() {
     for machine in nowhere {
         assert!(snapshot(&timeline, 5, machine).await > large);
     }
+}
+
+/// It is where it should be, but one page is not.
+#[tokio::test]
+async fn a_machine_that_is_wrong_does_no_harm() {
+    let timeline = writes(8, 400);
+    let large = object(&timeline, 1, 2).len() as u64;
+    let mut wrong = timeline.clone();
+    wrong.states[5].pages[300][7] ^= 1;
+    let machine = Machine { says: Some(timeline.state(5).checksum()), ..machine(&wrong, 5) };
+    assert!(snapshot(&timeline, 5, machine).await > large);
 }
 
 /// Two pages that change alike: their checksums cancel each other out, so that only the list of what changed tells.
