@@ -22,6 +22,7 @@ mod hosts;
 mod interop;
 mod large;
 mod litestream_move;
+mod manage;
 mod many;
 mod no_commit;
 mod open;
