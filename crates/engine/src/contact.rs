@@ -106,10 +106,10 @@ mod tests {
         let slept = Contact { since_boot: now.since_boot.saturating_sub(ago(3)), ..now };
         let frozen = Contact { wall: now.wall - ago(3), ..now };
         for contact in [slept, frozen] {
-            contacts.learn(Settings { fence_window: ago(4) }, None);
+            contacts.learn(Settings::of_window(ago(4)), None);
             contacts.listed(last, contact);
             assert!(contacts.forbid(next));
-            contacts.learn(Settings { fence_window: ago(60) }, None);
+            contacts.learn(Settings::of_window(ago(60)), None);
             assert!(!contacts.forbid(next));
         }
     }
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn a_writer_that_never_lists_asks_for_the_settings_at_times() {
         let mut contacts = Contacts::default();
-        contacts.learn(Settings { fence_window: Duration::from_secs(4) }, None);
+        contacts.learn(Settings::of_window(Duration::from_secs(4)), None);
         let now = Contact::now();
         let ago = Contact { since_boot: now.since_boot.saturating_sub(Duration::from_secs(3)), ..now };
         contacts.listed(Txid::new(7), ago);

@@ -8,11 +8,13 @@ use crate::{Entry, Level, Listing, ObjectName, Plan, PlanError};
 use bottomless_ltx::Txid;
 
 impl Listing {
-    /// Whether an object of the log is no older than another that has its transaction merged (a store may count in whole
-    /// seconds): merged is only what the log holds, so it may not be what was merged. (Objects may also have been copied or
-    /// brought back since.)
+    /// Whether an object of the log is younger than another that has its transaction merged: merged is only what the log
+    /// holds, so it may not be what was merged. (Objects may also have been copied or brought back since.)
+    ///
+    /// Between the two lies the fence window, since nothing is deleted earlier; equal times, in a store that counts in whole
+    /// seconds, are those of an object that was merged at once.
     pub(crate) fn is_late(&self, entry: &Entry) -> bool {
-        let is_older = |other: &Entry| other.merges(entry.name.max) && other.modified <= entry.modified;
+        let is_older = |other: &Entry| other.merges(entry.name.max) && other.modified < entry.modified;
         entry.name.level == Level::LOG && self.merged().iter().any(is_older)
     }
 

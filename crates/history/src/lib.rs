@@ -40,7 +40,10 @@ mod time;
 
 pub use audit::{Audit, AuditOptions, Problem, Severity};
 pub use branch::{BranchError, Branched};
-pub use compact::{Copies, InvalidInterval, LocalPages, MergeOptions, Merged, Policy, parse_interval};
+pub use compact::{
+    Compacted, Copies, InvalidInterval, LocalPages, MergeOptions, Merged, Policy, Replaced, Scope, Shortened,
+    parse_interval,
+};
 pub use diff::{Diff, DiffSide};
 pub use error::{Damage, HistoryError, NoWay};
 pub use history::{Ends, History};

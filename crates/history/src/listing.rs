@@ -21,11 +21,30 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The object of the history that an object of the bucket is.
+    pub(crate) fn of(id: &DatabaseId, object: &Object) -> Option<Self> {
+        let name = ObjectName::parse(id, &object.key)?;
+        Some(Self { name, size: object.size, modified: object.modified, e_tag: object.e_tag.clone() })
+    }
+
     /// Whether it holds this transaction, and is not the object of the log that claimed it.
     #[must_use]
     pub fn merges(&self, txid: Txid) -> bool {
         self.name.level != Level::LOG && self.name.min <= txid && txid <= self.name.max
     }
+}
+
+/// What of the log a listing has; of the levels above it has all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogPart {
+    Whole,
+    /// Parts are missing, and nothing tells what is in them.
+    Behind,
+    /// Only what is up to a transaction. `rest_is_young`: what follows is too young to be deleted, so all of it is there.
+    UpTo {
+        last: Txid,
+        rest_is_young: bool,
+    },
 }
 
 /// The objects of a database at one moment, ordered by level, then by TXID.
@@ -37,6 +56,7 @@ pub struct Listing {
     foreign: Vec<String>,
     /// First and last transaction of the parts of the log that were not listed.
     passed_over: Vec<(Txid, Txid)>,
+    log_part: LogPart,
 }
 
 /// Where Litestream before version 0.5 keeps everything, below the prefix of a database.
@@ -61,7 +81,32 @@ impl Listing {
             }
         }
         entries.sort_by_key(|entry| entry.name);
-        Self { id, entries, settings, foreign, passed_over: Vec::new() }
+        Self { id, entries, settings, foreign, passed_over: Vec::new(), log_part: LogPart::Whole }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(id: DatabaseId, mut entries: Vec<Entry>, settings: Option<Object>) -> Self {
+        entries.sort_by_key(|entry| entry.name);
+        Self { entries, settings, ..Self::new(id, []) }
+    }
+
+    /// The same, where the log is not whole.
+    pub(crate) fn with_log(self, log_part: LogPart) -> Self {
+        Self { log_part, ..self }
+    }
+
+    /// What of the log it has.
+    pub(crate) fn log_part(&self) -> LogPart {
+        self.log_part
+    }
+
+    /// Adds an object that was created since, or was seen anew.
+    pub(crate) fn insert(&mut self, entry: Entry) {
+        let at = self.entries.partition_point(|other| other.name < entry.name);
+        match self.entries.get_mut(at).filter(|other| other.name == entry.name) {
+            Some(other) => *other = entry,
+            None => self.entries.insert(at, entry),
+        }
     }
 
     /// Whose history it is.
@@ -132,7 +177,10 @@ impl Listing {
 
     /// The same, where this part of the log was not listed; all of it was with `None`.
     pub(crate) fn passing_over(mut self, first: Txid, last: Option<Txid>) -> Self {
-        self.passed_over.extend(last.filter(|last| first <= *last).map(|last| (first, last)));
+        if let Some(last) = last.filter(|last| first <= *last) {
+            self.passed_over.push((first, last));
+            self.log_part = LogPart::Behind;
+        }
         self
     }
 
@@ -153,6 +201,7 @@ impl Listing {
             settings: self.settings.clone(),
             foreign: self.foreign.clone(),
             passed_over: self.passed_over.clone(),
+            log_part: self.log_part,
         }
     }
 

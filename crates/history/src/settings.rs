@@ -1,6 +1,6 @@
 //! What all users of a database must agree on: an object beside its history.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bottomless_store::Object;
 use serde::{Deserialize, Serialize};
@@ -14,13 +14,18 @@ pub struct Settings {
     /// No object of the log is deleted before it is this old, and a writer that has not heard of the store for half of it
     /// asks before and after it writes (`W` in the documents).
     pub fence_window: Duration,
+    /// What it was before the object was written: who has not read the object yet may count on this one.
+    pub fence_window_before: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { fence_window: Duration::from_secs(60 * 60) }
+        Self::of_window(Self::DEFAULT_WINDOW)
     }
 }
+
+/// Bytes of the object that are read; there are far fewer.
+const LONGEST: u64 = 1 << 20;
 
 /// The object's content. What a newer version may have added is passed over.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,6 +33,8 @@ struct Content {
     /// Seconds; fractions are allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fence_window_seconds: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fence_window_before_seconds: Option<f64>,
 }
 
 /// Why the content is not understood.
@@ -37,11 +44,19 @@ pub enum InvalidSettings {
     #[error("it is not the JSON that is expected: {0}")]
     Json(#[from] serde_json::Error),
     /// Not a duration.
-    #[error("fence_window_seconds is {0}, which is not a number of seconds greater than zero")]
-    FenceWindow(f64),
+    #[error("{0} is {1}, which is not a number of seconds greater than zero")]
+    Seconds(&'static str, f64),
 }
 
 impl Settings {
+    const DEFAULT_WINDOW: Duration = Duration::from_secs(60 * 60);
+
+    /// With this fence window, and the default one before.
+    #[must_use]
+    pub const fn of_window(fence_window: Duration) -> Self {
+        Self { fence_window, fence_window_before: Self::DEFAULT_WINDOW }
+    }
+
     /// The name of the object below the prefix of the database.
     pub const NAME: &str = "bottomless.json";
 
@@ -57,21 +72,38 @@ impl Settings {
     /// When it is not JSON, or a value is out of range.
     pub fn decode(content: &[u8]) -> Result<Self, InvalidSettings> {
         let content: Content = serde_json::from_slice(content)?;
-        let mut settings = Self::default();
-        if let Some(seconds) = content.fence_window_seconds {
-            settings.fence_window = Duration::try_from_secs_f64(seconds)
-                .ok()
-                .filter(|window| !window.is_zero())
-                .ok_or(InvalidSettings::FenceWindow(seconds))?;
-        }
-        Ok(settings)
+        let window = |name, seconds: Option<f64>| {
+            let Some(seconds) = seconds else { return Ok(Self::DEFAULT_WINDOW) };
+            let window = Duration::try_from_secs_f64(seconds).ok().filter(|window| !window.is_zero());
+            window.ok_or(InvalidSettings::Seconds(name, seconds))
+        };
+        Ok(Self {
+            fence_window: window("fence_window_seconds", content.fence_window_seconds)?,
+            fence_window_before: window("fence_window_before_seconds", content.fence_window_before_seconds)?,
+        })
     }
 
     /// The content of the object.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let content = Content { fence_window_seconds: Some(self.fence_window.as_secs_f64()) };
+        let before = Some(self.fence_window_before).filter(|before| *before != Self::DEFAULT_WINDOW);
+        let content = Content {
+            fence_window_seconds: Some(self.fence_window.as_secs_f64()),
+            fence_window_before_seconds: before.map(|before| before.as_secs_f64()),
+        };
         serde_json::to_vec(&content).unwrap_or_default()
+    }
+
+    /// The fence window that counts for deleting: a writer that has not read new settings yet counts on the longer one, for as
+    /// long as its last listing counts by that.
+    ///
+    /// `modified` says when the object was written that these settings were read from, `now` what time it was before the
+    /// objects were listed; both by the store's clock.
+    #[must_use]
+    pub fn deletion_window(&self, modified: Option<SystemTime>, now: SystemTime) -> Duration {
+        let is_past =
+            |modified: SystemTime| modified.checked_add(self.fence_window_before).is_some_and(|end| end < now);
+        if modified.is_none_or(is_past) { self.fence_window } else { self.fence_window.max(self.fence_window_before) }
     }
 }
 
@@ -81,15 +113,24 @@ impl History {
     /// # Errors
     /// Those of the store, and [`HistoryError::Settings`].
     pub async fn settings(&self, listing: &Listing) -> Result<Settings, HistoryError> {
+        Ok(self.dated_settings(listing).await?.0)
+    }
+
+    /// The same, and when they were written.
+    pub(crate) async fn dated_settings(
+        &self,
+        listing: &Listing,
+    ) -> Result<(Settings, Option<SystemTime>), HistoryError> {
         let Some(Object { key, .. }) = listing.settings() else {
-            return Ok(Settings::default());
+            return Ok((Settings::default(), None));
         };
-        match self.bucket().get(key).await.map_err(HistoryError::from) {
-            Ok(content) => {
-                Settings::decode(&content).map_err(|cause| HistoryError::Settings { key: key.clone(), cause })
-            }
+        match self.bucket().get_end(key, LONGEST).await.map_err(HistoryError::from) {
+            Ok((content, object)) => match Settings::decode(&content) {
+                Ok(settings) => Ok((settings, Some(object.modified))),
+                Err(cause) => Err(HistoryError::Settings { key: key.clone(), cause }),
+            },
             // Taken away since it was listed.
-            Err(error) if error.is_vanished() => Ok(Settings::default()),
+            Err(error) if error.is_vanished() => Ok((Settings::default(), None)),
             Err(error) => Err(error),
         }
     }
@@ -103,9 +144,13 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_back() {
-        for seconds in [1.5, 60.0, 86_400.0] {
-            let settings = Settings { fence_window: Duration::from_secs_f64(seconds) };
-            assert_eq!(Settings::decode(&settings.encode()).unwrap(), settings);
+        for seconds in [1.5, 60.0, 3600.0, 86_400.0] {
+            let window = Duration::from_secs_f64(seconds);
+            for settings in
+                [Settings::of_window(window), Settings { fence_window_before: window, ..Settings::default() }]
+            {
+                assert_eq!(Settings::decode(&settings.encode()).unwrap(), settings);
+            }
         }
     }
 
@@ -122,5 +167,23 @@ mod tests {
             assert!(Settings::decode(wrong.as_bytes()).is_err(), "{wrong}");
         }
         assert!(Settings::decode(b"{\"fence_window_seconds\": -1}").is_err());
+        let error = Settings::decode(b"{\"fence_window_before_seconds\": 0}").unwrap_err().to_string();
+        assert!(error.starts_with("fence_window_before_seconds is 0"), "{error}");
+    }
+
+    #[test]
+    fn a_shorter_window_counts_for_deletion_once_the_longer_one_has_passed() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let window = |settings: Settings, modified: Option<u64>, now| {
+            settings.deletion_window(modified.map(at), at(now)).as_secs()
+        };
+        let seconds = Duration::from_secs;
+        let shorter = Settings::of_window(seconds(60));
+        assert_eq!(window(shorter, Some(1000), 4600), 3600);
+        assert_eq!(window(shorter, Some(1000), 4601), 60);
+        let longer = Settings { fence_window: seconds(600), fence_window_before: seconds(60) };
+        assert_eq!(window(longer, Some(1000), 1001), 600);
+        assert_eq!(window(longer, Some(1000), 9999), 600);
+        assert_eq!(window(Settings::default(), None, 8), 3600);
     }
 }

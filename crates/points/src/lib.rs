@@ -158,6 +158,12 @@ points! {
     CompactCreated "compact.created"
     /// And is read back.
     CompactReadBack "compact.read-back"
+    /// What replaces other objects is read back, before the first of them is deleted.
+    CompactReplaced "compact.replaced"
+    /// An object that is replaced is deleted.
+    CompactDeleted "compact.deleted"
+    /// All of them are.
+    CompactShortened "compact.shortened"
 
     // Closing.
     /// The last connection has made the local state durable.

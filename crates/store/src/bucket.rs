@@ -21,7 +21,7 @@ use object_store::{
 use crate::credentials::{Chain, ForObjectStore};
 use crate::meter::{Meter, Operation};
 use crate::s3::Requests;
-use crate::transport::{Metered, Refusal, Seen};
+use crate::transport::{Clock, Metered, Refusal, Seen};
 use crate::{Body, Counters, Endpoint, Location, StoreError, StoreErrorKind, Transport, local};
 
 /// What a listing tells of an object.
@@ -105,7 +105,12 @@ impl Bucket {
 
     async fn s3(location: &Location, url: &url::Url, transport: &Transport) -> Result<Self, StoreError> {
         let meter = Meter::default();
-        let wire = Metered { transport: transport.clone(), meter: meter.clone(), refusal: Refusal::default() };
+        let wire = Metered {
+            transport: transport.clone(),
+            meter: meter.clone(),
+            refusal: Refusal::default(),
+            clock: Clock::default(),
+        };
         let chain = Arc::new(Chain::new(location.endpoint.is_local()).await);
         let signed = chain.any().await.map_err(|error| {
             StoreError::new(StoreErrorKind::NoCredentials, "sign a request", "", location, error.to_string())
@@ -204,6 +209,16 @@ impl Bucket {
         self.inner.meter.read()
     }
 
+    /// The time by the clock that gives objects their [`Object::modified`], or earlier by a moment: that of a service as
+    /// its last reply told it, that of this machine where the bucket is a folder or in memory. `None`: no reply has told it.
+    #[must_use]
+    pub fn now(&self) -> Option<SystemTime> {
+        match &self.inner.requests {
+            Some(requests) => requests.wire.clock.now(),
+            None => Some(SystemTime::now()),
+        }
+    }
+
     /// True if `key` can be an object's key here.
     #[must_use]
     pub fn is_key(key: &str) -> bool {
@@ -216,7 +231,7 @@ impl Bucket {
     /// # Errors
     /// See [`StoreErrorKind`].
     pub async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<Object>, StoreError> {
-        self.renewing(|| self.list_once(prefix, after, usize::MAX)).await
+        self.list_while(prefix, after, usize::MAX, |_| true).await
     }
 
     /// The first objects of that listing: at least `enough` of them, or all when there are fewer. What follows the page
@@ -230,13 +245,34 @@ impl Bucket {
         after: Option<&str>,
         enough: usize,
     ) -> Result<Vec<Object>, StoreError> {
-        self.renewing(|| self.list_once(prefix, after, enough)).await
+        // A folder on a disk is not listed in order.
+        let limit = if self.inner.folder.is_some() { usize::MAX } else { enough };
+        self.list_while(prefix, after, limit, |_| true).await
     }
 
-    async fn list_once(&self, prefix: &str, after: Option<&str>, enough: usize) -> Result<Vec<Object>, StoreError> {
+    /// As [`Bucket::list`], up to and with the first object for which `goes_on` is false, and at most `limit` objects: what is
+    /// behind them is not asked for.
+    ///
+    /// # Errors
+    /// See [`StoreErrorKind`].
+    pub async fn list_while(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        goes_on: impl Fn(&Object) -> bool + Sync,
+    ) -> Result<Vec<Object>, StoreError> {
+        self.renewing(|| self.list_once(prefix, after, limit, &goes_on)).await
+    }
+
+    async fn list_once(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        goes_on: &(impl Fn(&Object) -> bool + Sync),
+    ) -> Result<Vec<Object>, StoreError> {
         let op = "LIST";
-        // A folder on a disk is not listed in order.
-        let enough = if self.inner.folder.is_some() { usize::MAX } else { enough };
         let path = self.path(op, prefix)?;
         self.count(Operation::List, 0);
         let mut stream = match after {
@@ -244,7 +280,7 @@ impl Bucket {
             None => self.inner.reader.list(Some(&path)),
         };
         let mut objects = Vec::new();
-        while objects.len() < enough {
+        loop {
             let asked = Instant::now();
             let Ok(next) = tokio::time::timeout(self.patience, stream.try_next()).await else {
                 return Err(self.given_up(op, prefix, asked, self.patience));
@@ -259,9 +295,14 @@ impl Bucket {
                 }
                 None => break,
             }
+            // S3 lists in order; a folder on a disk does not.
+            let is_sorted = self.inner.folder.is_none();
+            if is_sorted && (objects.len() >= limit || objects.last().is_some_and(|last| !goes_on(last))) {
+                break;
+            }
         }
-        // S3 lists in this order; a folder on a disk does not.
         objects.sort_by(|a, b| a.key.cmp(&b.key));
+        objects.truncate(objects.iter().position(|object| !goes_on(object)).map_or(limit, |last| limit.min(last + 1)));
         Ok(objects)
     }
 

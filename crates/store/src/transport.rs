@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{CONTENT_LENGTH, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, DATE, RETRY_AFTER};
 use http_body_util::BodyExt;
 use object_store::ClientOptions;
 use object_store::client::{
@@ -103,12 +103,33 @@ impl Refusal {
     }
 }
 
+/// The service's clock, as its last reply told it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Clock(Arc<Mutex<Option<(SystemTime, Instant)>>>);
+
+impl Clock {
+    fn record(&self, headers: &http::HeaderMap) {
+        let date = headers.get(DATE).and_then(|date| date.to_str().ok());
+        if let Some(date) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) {
+            let heard = (SystemTime::from(date.timestamp()), Instant::now());
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(heard);
+        }
+    }
+
+    /// What it says now, or some time ago: whole seconds are told, and this machine's clock may stand still while it sleeps.
+    pub(crate) fn now(&self) -> Option<SystemTime> {
+        let (date, heard) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some(date + heard.elapsed())
+    }
+}
+
 /// The shared client, seen by one bucket: it counts what that bucket's requests cost.
 #[derive(Debug, Clone)]
 pub(crate) struct Metered {
     pub(crate) transport: Transport,
     pub(crate) meter: Meter,
     pub(crate) refusal: Refusal,
+    pub(crate) clock: Clock,
 }
 
 #[async_trait]
@@ -119,6 +140,7 @@ impl HttpService for Metered {
         self.meter.sent(operation, request.body().content_length() as u64);
         let response = self.transport.0.call(request).await?;
         self.refusal.record(response.status());
+        self.clock.record(response.headers());
         if let Some(seen) = seen {
             seen.record(response.status(), response.headers());
         }
@@ -171,6 +193,34 @@ impl Metered {
             HttpError::new(kind, e.without_url())
         })?;
         self.refusal.record(response.status());
+        self.clock.record(response.headers());
         Ok(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_clock_is_that_of_the_last_reply_that_tells_it() {
+        let clock = Clock::default();
+        let headers = |date: &str| http::HeaderMap::from_iter([(DATE, date.parse().unwrap())]);
+        let is_at = |seconds| {
+            let since = clock.now().unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+            (seconds..seconds + 60).contains(&since.as_secs())
+        };
+        assert_eq!(clock.now(), None);
+        clock.record(&http::HeaderMap::new());
+        clock.record(&headers("yesterday"));
+        assert_eq!(clock.now(), None);
+        clock.record(&headers("Sun, 06 Nov 1994 08:49:37 GMT"));
+        assert!(is_at(784_111_777));
+        clock.record(&http::HeaderMap::new());
+        assert!(is_at(784_111_777));
+        clock.record(&headers("Sun, 06 Nov 1994 08:59:37 GMT"));
+        assert!(is_at(784_112_377));
     }
 }

@@ -23,7 +23,7 @@ pub use session::{End, Session, Told};
 pub use store::{Conduct, Fault, FaultStore, Operation, Plan};
 
 /// A writer that was away for longer than W: each of its commits is.
-pub const PASSED: Settings = Settings { fence_window: Duration::from_nanos(1) };
+pub const PASSED: Settings = Settings::of_window(Duration::from_nanos(1));
 
 pub fn commit(session: &mut Session, edit: Edit) {
     let told = session.transaction(edit, End::Commit);

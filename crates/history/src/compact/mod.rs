@@ -7,10 +7,17 @@ mod create;
 mod inputs;
 mod local;
 mod merge;
+mod pass;
 mod policy;
 mod read;
+mod retention;
+mod schedule;
+#[cfg(test)]
+mod simulation;
 mod spool;
 
 pub use local::LocalPages;
 pub use merge::{Copies, MergeOptions, Merged};
+pub use pass::{Compacted, Scope, Shortened};
 pub use policy::{InvalidInterval, Policy, parse_interval};
+pub use retention::Replaced;

@@ -1,6 +1,7 @@
 //! A database in memory, its history as objects in a store in memory, and the file that a restore makes.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod aged;
 pub mod recorder;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,341 @@
+//! One pass of compaction: merging what is due, and deleting what is replaced.
+
+use std::time::{Duration, SystemTime};
+
+use bottomless_ltx::Txid;
+use bottomless_points::{Point, reach};
+use bottomless_store::{Object, StoreErrorKind};
+use futures::{StreamExt, TryStreamExt};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::retention::Verdict;
+use super::schedule::{RUNS, Task};
+use crate::listing::LogPart;
+use crate::{Entry, History, HistoryError, Level, Listing, MergeOptions, Merged, ObjectName, Policy, Replaced};
+
+/// Objects may vanish between a listing and what is built on it: so often in a row it is listed anew.
+const LISTINGS: usize = 4;
+
+/// Objects that are deleted at the same time.
+const PARALLEL: usize = 16;
+
+/// Objects of the log that are looked at in one go, to bound memory: at some 150 bytes each.
+const LOG_LENGTH: usize = 100_000;
+
+/// What is merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// What is due by the policy.
+    Due,
+    /// All that there is, as deep as several objects of a level can be merged; a snapshot where it is due.
+    Now,
+    /// The log into level 1, and all into a snapshot.
+    Snapshot,
+}
+
+/// What a pass has done.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Compacted {
+    /// What was merged, in this order.
+    pub made: Vec<Merged>,
+    /// What was deleted.
+    pub shortened: Shortened,
+    /// When the next object is due if nothing is committed until then, by the store's clock; `None` when there is nothing to
+    /// merge.
+    pub next: Option<SystemTime>,
+}
+
+/// What was deleted.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Shortened {
+    /// Objects.
+    pub deleted: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Why not all that may go is gone: deleting is not permitted, or what replaces others can't be read back. Nothing
+    /// is lost by it.
+    pub refused: Option<HistoryError>,
+}
+
+/// A moment, by clocks that go on while the machine sleeps.
+#[derive(Clone, Copy)]
+struct Moment {
+    since_boot: Duration,
+    wall: SystemTime,
+}
+
+/// What was listed to delete by.
+struct Listed {
+    at: Moment,
+    /// The time by the store's clock.
+    now: SystemTime,
+    window: Duration,
+    listing: Listing,
+}
+
+impl Moment {
+    fn now() -> Self {
+        let now = clock_gettime(ClockId::Boottime);
+        let seconds = Duration::from_secs(u64::try_from(now.tv_sec).unwrap_or_default());
+        let since_boot = seconds + Duration::from_nanos(u64::try_from(now.tv_nsec).unwrap_or_default());
+        Self { since_boot, wall: SystemTime::now() }
+    }
+
+    /// How long ago, by the clock that says more: a virtual machine that was frozen may know it by the wall clock only.
+    fn age(self) -> Duration {
+        let now = Self::now();
+        let by_wall = now.wall.duration_since(self.wall).unwrap_or_default();
+        now.since_boot.saturating_sub(self.since_boot).max(by_wall)
+    }
+}
+
+/// How long after it was asked for a listing may be used to delete, for a fence window.
+pub(super) fn longest_use(window: Duration) -> Duration {
+    (window / 4).min(Duration::from_secs(10 * 60))
+}
+
+/// Whether more of the log than this object may be old enough to be deleted: what was claimed later is younger. An object that
+/// came too late says nothing of those behind it.
+pub(super) fn is_listed_for_deletion(
+    entry: &Entry,
+    levels: &Listing,
+    policy: &Policy,
+    window: Duration,
+    now: SystemTime,
+) -> bool {
+    let until = entry.modified.checked_add(policy.retention.max(window));
+    until.is_some_and(|until| until < now) || levels.is_late(entry)
+}
+
+/// How a round of deletions ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    /// The listing is too old, or the bucket is not as it was listed.
+    Outdated,
+    Refused,
+}
+
+/// What is read back and deleted in one pass.
+struct Pass<'a> {
+    history: &'a History,
+    options: &'a MergeOptions,
+    /// What was read back.
+    read: Vec<Entry>,
+    done: Shortened,
+}
+
+impl History {
+    /// Merges what `scope` says, and deletes what is replaced and older than the policy and the fence window ask for. Where
+    /// objects of level 1 are all that was due, nothing is deleted: they replace what is too young.
+    ///
+    /// Any number of machines may do this at once. Interrupted anywhere, it leaves a whole history, and the next call goes on.
+    ///
+    /// # Errors
+    /// Those of listing and of [`History::merge`]. That something can't be deleted is none ([`Shortened::refused`]).
+    pub async fn compact(
+        &self,
+        policy: &Policy,
+        scope: Scope,
+        options: &MergeOptions,
+    ) -> Result<Compacted, HistoryError> {
+        let (mut listing, mut is_cut) = self.list_end().await?;
+        let mut made: Vec<Merged> = Vec::new();
+        let mut listings = 1;
+        loop {
+            let Some(name) = listing.next(policy, scope, self.time(&listing)) else {
+                if !is_cut {
+                    break;
+                }
+                (listing, is_cut) = self.list_end().await?;
+                continue;
+            };
+            match self.merge(&listing, name, options).await {
+                Ok(merged) => {
+                    listing.insert(merged.entry.clone());
+                    made.push(merged);
+                    listings = 1;
+                }
+                Err(error) if error.is_outdated() && listings < LISTINGS => {
+                    tracing::info!(%error, "an object changed after it was listed; the bucket is listed anew");
+                    listings += 1;
+                    (listing, is_cut) = self.list_end().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let replaces = |merged: &Merged| merged.entry.name.level.get() > 1;
+        let deletes = scope != Scope::Due || made.is_empty() || made.iter().any(replaces);
+        let shortened = if deletes { self.shorten(policy, options).await? } else { Shortened::default() };
+        Ok(Compacted { next: listing.due_at(policy), made, shortened })
+    }
+
+    /// Deletes what is replaced and older than the policy and the fence window ask for. Each object that replaces others is
+    /// read back before.
+    ///
+    /// # Errors
+    /// Those of the store, but that deleting is not permitted ([`Shortened::refused`]).
+    pub async fn shorten(&self, policy: &Policy, options: &MergeOptions) -> Result<Shortened, HistoryError> {
+        let mut pass = Pass { history: self, options, read: Vec::new(), done: Shortened::default() };
+        let mut listings = 0;
+        loop {
+            let listed = self.list_for_deletion(policy).await?;
+            let Verdict { replaced, more } = listed.listing.verdict(policy, listed.window, listed.now);
+            let before = (pass.done.deleted, pass.read.len());
+            let outcome = pass.delete(&listed, &replaced).await?;
+            let has_advanced = (pass.done.deleted, pass.read.len()) != before;
+            listings = if has_advanced { 0 } else { listings + 1 };
+            let goes_on = match outcome {
+                Outcome::Done => (more || listed.listing.is_cut()) && has_advanced,
+                Outcome::Outdated => listings < LISTINGS,
+                Outcome::Refused => false,
+            };
+            if !goes_on {
+                return Ok(pass.done);
+            }
+        }
+    }
+
+    /// What [`History::shorten`] would delete, and by what it is replaced. After that there may be more, where the log is long.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn replaced(&self, policy: &Policy) -> Result<Vec<Replaced>, HistoryError> {
+        let listed = self.list_for_deletion(policy).await?;
+        Ok(listed.listing.replaced(policy, listed.window, listed.now))
+    }
+
+    /// The levels above the log, and the log behind them; and whether there is more of that.
+    async fn list_end(&self) -> Result<(Listing, bool), HistoryError> {
+        let mut listing = self.list(Some(Txid::MAX)).await?;
+        let merged = listing.last_merged();
+        let after = Some(ObjectName::log(merged).key(self.id())).filter(|_| merged != Txid::ZERO);
+        let objects = self.bucket().list_while(self.id().as_str(), after.as_deref(), LOG_LENGTH, |_| true).await?;
+        let is_cut = objects.len() == LOG_LENGTH;
+        if !is_cut {
+            // This has the levels once more.
+            let after = Some(merged).filter(|merged| *merged != Txid::ZERO);
+            return Ok((Listing::new(self.id().clone(), objects).passing_over(Txid::FIRST, after), false));
+        }
+        listing.add(objects);
+        Ok((listing, true))
+    }
+
+    /// The time by the store's clock, or earlier. A store that does not tell it has seen its newest object.
+    fn time(&self, listing: &Listing) -> SystemTime {
+        let newest = || listing.entries().iter().map(|entry| entry.modified).max();
+        self.bucket().now().or_else(newest).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// The levels above the log first, and then of the log what may be old enough to be deleted.
+    async fn list_for_deletion(&self, policy: &Policy) -> Result<Listed, HistoryError> {
+        let at = Moment::now();
+        let mut listing = self.list(Some(Txid::MAX)).await?;
+        let now = self.time(&listing);
+        let (settings, modified) = self.dated_settings(&listing).await?;
+        let window = settings.deletion_window(modified, now);
+        let goes_on = |object: &Object| {
+            let entry = Entry::of(self.id(), object).filter(|entry| entry.name.level == Level::LOG);
+            entry.is_none_or(|entry| is_listed_for_deletion(&entry, &listing, policy, window, now))
+        };
+        let mut objects = self.bucket().list_while(self.id().as_str(), None, LOG_LENGTH, goes_on).await?;
+        let rest_is_young = objects.last().is_some_and(|last| !goes_on(last));
+        let is_whole = !rest_is_young && objects.len() < LOG_LENGTH;
+        objects.retain(|object| Entry::of(self.id(), object).is_some_and(|entry| entry.name.level == Level::LOG));
+        listing.add(objects);
+        let last = listing.log().last().map(|entry| entry.name.max).unwrap_or_default();
+        let part = if is_whole { LogPart::Whole } else { LogPart::UpTo { last, rest_is_young } };
+        Ok(Listed { at, now, window, listing: listing.with_log(part) })
+    }
+}
+
+impl Listing {
+    /// What is made next.
+    fn next(&self, policy: &Policy, scope: Scope, now: SystemTime) -> Option<ObjectName> {
+        let run = |level: u8, least: usize| self.run(policy, level).filter(|task| task.inputs >= least);
+        let snapshot = || self.snapshot(policy);
+        let task: Task = match scope {
+            Scope::Due => return self.due(policy, now),
+            Scope::Now => {
+                let [first, others @ ..] = RUNS;
+                let run = run(first, 1).or_else(|| others.into_iter().find_map(|level| run(level, 2)));
+                run.or_else(|| snapshot().filter(|task| task.at <= now))?
+            }
+            Scope::Snapshot => run(1, 1).or_else(snapshot)?,
+        };
+        Some(task.name)
+    }
+
+    fn is_cut(&self) -> bool {
+        matches!(self.log_part(), LogPart::UpTo { rest_is_young: false, .. })
+    }
+}
+
+impl Pass<'_> {
+    /// Deletes what may go by a listing.
+    async fn delete(&mut self, listed: &Listed, replaced: &[Replaced]) -> Result<Outcome, HistoryError> {
+        let mut outcome = Outcome::Done;
+        for Replaced { by, objects } in replaced {
+            match self.read_back(by).await {
+                Ok(()) => {}
+                Err(error) if error.is_outdated() => return Ok(Outcome::Outdated),
+                Err(error @ HistoryError::Damaged { .. }) => {
+                    self.done.refused.get_or_insert(error);
+                    outcome = Outcome::Refused;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            // Of what one object replaces, and of the log as a whole, any part may be left.
+            let deletions = futures::stream::iter(objects).map(|entry| self.history.delete_listed(listed, entry));
+            let mut deletions = deletions.buffer_unordered(PARALLEL);
+            loop {
+                match deletions.try_next().await {
+                    Ok(None) => break,
+                    Ok(Some(None)) => return Ok(Outcome::Outdated),
+                    Ok(Some(Some(bytes))) => {
+                        self.done.deleted += 1;
+                        self.done.bytes += bytes;
+                    }
+                    Err(HistoryError::Store(error)) if is_refusal(error.kind()) => {
+                        self.done.refused = Some(error.into());
+                        return Ok(Outcome::Refused);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        if self.done.deleted > 0 {
+            reach(Point::CompactShortened);
+        }
+        Ok(outcome)
+    }
+
+    async fn read_back(&mut self, by: &Entry) -> Result<(), HistoryError> {
+        if !self.read.contains(by) {
+            self.history.read_back(by, self.options).await?;
+            self.read.push(by.clone());
+            reach(Point::CompactReplaced);
+        }
+        Ok(())
+    }
+}
+
+impl History {
+    /// Deletes an object, its size in bytes; `None` if the listing is too old for that.
+    async fn delete_listed(&self, listed: &Listed, entry: &Entry) -> Result<Option<u64>, HistoryError> {
+        if listed.at.age() > longest_use(listed.window) {
+            return Ok(None);
+        }
+        self.bucket().delete(&entry.name.key(self.id())).await?;
+        reach(Point::CompactDeleted);
+        Ok(Some(entry.size))
+    }
+}
+
+/// Whether the store says that it does not delete at all.
+fn is_refusal(kind: StoreErrorKind) -> bool {
+    matches!(kind, StoreErrorKind::Denied | StoreErrorKind::Unsupported)
+}
