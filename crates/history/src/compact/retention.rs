@@ -320,6 +320,25 @@ mod tests {
         assert_eq!(replaced(&with((0, 3, 3, 200)), LogPart::Whole), []);
     }
 
+    /// What shows that an object came too late stays as long as that one, if its replacement is younger than both.
+    #[test]
+    fn what_shows_a_late_object_goes_after_it() {
+        let objects = [(0, 2, 2, 1500), (1, 1, 2, 2000), (2, 1, 2, 1100)];
+        assert_eq!(replaced(&objects, LogPart::Whole), [(0, 2, 2)]);
+        assert_eq!(replaced(&objects[1..], LogPart::Whole), [(1, 1, 2)]);
+        let base = [(0, 2, 2, 1500), (1, 1, 2, 2000), (9, 1, 2, 1100)];
+        assert_eq!(replaced(&base, LogPart::Whole), [(0, 2, 2)]);
+        let shown = [(0, 2, 2, 1500), (1, 1, 2, 2000), (2, 1, 2, 1600)];
+        assert_eq!(replaced(&shown, LogPart::Whole), [(0, 2, 2), (1, 1, 2)]);
+    }
+
+    #[test]
+    fn both_are_older_than_the_window() {
+        assert_eq!(replaced(&[(1, 1, 2, 101), (2, 1, 2, 101)], LogPart::Whole), [(1, 1, 2)]);
+        assert_eq!(replaced(&[(1, 1, 2, 101), (2, 1, 2, 100)], LogPart::Whole), []);
+        assert_eq!(replaced(&[(1, 1, 2, 100), (2, 1, 2, 101)], LogPart::Whole), []);
+    }
+
     #[test]
     fn what_is_not_listed_is_there_if_it_is_young_and_else_unknown() {
         let objects = [(0, 1, 1, 900), (0, 2, 2, 900), (1, 1, 2, 890), (1, 3, 4, 880), (2, 1, 4, 880)];

@@ -210,17 +210,17 @@ impl Machine {
                 Doing::Deleting { listed, until, read: None, left: replaced.flat_map(pairs).collect() }
             }
             Doing::Deleting { listed, until, read, mut left } if store.now <= until => match left.pop_front() {
-                Some((by, entry)) => {
-                    let is_there = read.as_ref() == Some(&by)
-                        || store.objects.get(&by.name).is_some_and(|&created| time(created) == by.modified);
-                    if is_there {
-                        store.delete(&entry.name, listed.window);
-                        Doing::Deleting { listed, until, read: Some(by), left }
-                    } else {
-                        Doing::Nothing
-                    }
+                Some((by, entry)) if read.as_ref() == Some(&by) => {
+                    store.delete(&entry.name, listed.window);
+                    Doing::Deleting { listed, until, read, left }
                 }
-                None => Doing::Nothing,
+                Some((by, entry))
+                    if store.objects.get(&by.name).is_some_and(|&created| time(created) == by.modified) =>
+                {
+                    left.push_front((by.clone(), entry));
+                    Doing::Deleting { listed, until, read: Some(by), left }
+                }
+                _ => Doing::Nothing,
             },
             Doing::Deleting { .. } => Doing::Nothing,
         };
@@ -366,6 +366,39 @@ proptest! {
         }
         prop_assert!(store.objects.len() <= 2, "{store}");
     }
+}
+
+/// One machine has listed when a smaller run was all that held a part of the log; until it goes on, another has deleted that
+/// run, since the log leads to the positions in the larger one.
+#[test]
+fn an_old_listing_is_not_used() {
+    let policy = Policy { retention: Duration::from_secs(1000), ..Policy::default() };
+    let mut store = Store { now: START, windows: (100, 100, START - 200), retention: 1000, ..Store::default() };
+    let [mut one, mut two] = [policy, policy].map(|policy| Machine { policy, doing: Doing::Nothing });
+    let run =
+        |level, min, max| ObjectName { level: Level::new(level).unwrap(), min: Txid::new(min), max: Txid::new(max) };
+    store.commit();
+    store.objects.insert(run(1, 1, 1), START + 1);
+    store.now += 1002;
+    // It lists, and reads back.
+    for _ in 0..3 {
+        one.step(&mut store, true, true);
+    }
+    assert!(matches!(&one.doing, Doing::Deleting { left, .. } if left.len() == 1));
+    store.commit();
+    store.commit();
+    for created in [run(1, 2, 3), run(2, 1, 3)] {
+        store.objects.insert(created, store.now);
+    }
+    store.now += 101;
+    for _ in 0..9 {
+        two.step(&mut store, true, true);
+    }
+    assert!(!store.objects.contains_key(&run(1, 1, 1)), "{store}");
+    for _ in 0..3 {
+        one.step(&mut store, true, true);
+    }
+    assert!(store.objects.contains_key(&ObjectName::log(Txid::new(1))));
 }
 
 /// Ten commits a second for days, with the defaults: what a listing behind a position shows takes one request, and all there is
