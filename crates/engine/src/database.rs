@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use bottomless_history::{History, HistoryError, Listing};
 use bottomless_ltx::{Checksum, Header, PageNumber, RunningChecksum, Txid};
 use bottomless_points::{Point, reach};
-use bottomless_store::Bucket;
+use bottomless_store::{Body, Bucket};
 
+use crate::background::{Origin, Upkeep};
 use crate::clock::boot_id;
 use crate::commit::Landed;
 use crate::config::Config;
 use crate::contact::{Contact, Contacts};
+use crate::copies::LogCopies;
 use crate::error::{Error, ErrorKind, Result};
 use crate::open::again::Obstacle;
 use crate::open::foreign::ForeignEnd;
@@ -38,6 +40,14 @@ pub struct Database {
     /// Which file the main file is, from the time on when there is one.
     inode: OnceLock<u64>,
     foreign_end: Mutex<Option<ForeignEnd>>,
+    compaction: Option<Compaction>,
+}
+
+/// What a database has where compaction is on.
+#[derive(Debug)]
+struct Compaction {
+    upkeep: Arc<Upkeep>,
+    copies: LogCopies,
 }
 
 impl std::fmt::Debug for Process {
@@ -85,11 +95,23 @@ pub struct Begun {
 }
 
 impl Database {
-    pub(crate) fn assemble(path: &Path, config: Config, state: StateFile, history: History, p: Arc<Process>) -> Self {
+    pub(crate) fn assemble(
+        path: &Path,
+        config: Config,
+        state: StateFile,
+        (history, origin): (History, Origin),
+        p: Arc<Process>,
+    ) -> Self {
+        let identity = identity(&config);
+        let compaction = config.compaction.map(|policy| Compaction {
+            upkeep: Arc::new(Upkeep::new((path.to_owned(), identity), origin, policy, &config)),
+            copies: LogCopies::new(path, identity),
+        });
         Self {
             path: path.to_owned(),
             wal_path: wal_of(path),
-            identity: identity(&config),
+            identity,
+            compaction,
             config,
             history,
             state,
@@ -224,7 +246,32 @@ impl Database {
             self.contacts().learn(settings, object.map(|_| e_tag));
         }
         self.contacts().listed(listing.last_txid(), sent);
+        if let Some(upkeep) = self.upkeep() {
+            upkeep.listed(listing);
+        }
         Ok(())
+    }
+
+    /// Keeps the history small from now on, where compaction is on. Call it when the database is open for writing: who only
+    /// reads needs no thread.
+    ///
+    /// Waits some seconds where more than `long` ([`crate::LONG_LOG`]) transactions are left to compact. What fails is
+    /// warned of.
+    pub fn compact_in_background(&self, long: u64) {
+        if let Some(upkeep) = self.upkeep() {
+            self.process.background().serve(upkeep, long);
+        }
+    }
+
+    pub(crate) fn upkeep(&self) -> Option<&Arc<Upkeep>> {
+        self.compaction.as_ref().map(|compaction| &compaction.upkeep)
+    }
+
+    /// The object of a transaction is in the bucket: compaction need not download it.
+    pub(crate) fn keep_copy(&self, txid: Txid, e_tag: Option<&str>, body: &Body) {
+        if let Some(compaction) = &self.compaction {
+            compaction.copies.keep(txid, e_tag, body);
+        }
     }
 
     pub(crate) fn random(&self) -> Result<u64> {
@@ -362,6 +409,9 @@ impl Database {
         record.main_inode = self.note_inode();
         self.state.write(&record)?;
         reach(Point::ConfirmRecorded);
+        if let Some(upkeep) = self.upkeep() {
+            upkeep.news();
+        }
         Ok(())
     }
 
@@ -554,6 +604,9 @@ impl Drop for Database {
     fn drop(&mut self) {
         if !self.process.is_current() {
             return;
+        }
+        if let Some(upkeep) = self.upkeep() {
+            upkeep.close();
         }
         let close = || {
             // Another process that has it open will do it.

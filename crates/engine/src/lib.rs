@@ -8,12 +8,15 @@
 //! - [`Database::open`]: the local file and the bucket come together.
 //! - [`Past::open`]: the database as it was, from the bucket alone, read only.
 //! - [`Database::commit`]: one transaction, one object.
+//! - [`Database::compact_in_background`]: the history stays small.
 //! - [`wal`]: which pages a transaction wrote, from the writes to a WAL.
 
+mod background;
 mod clock;
 mod commit;
 pub mod config;
 mod contact;
+mod copies;
 mod database;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -30,6 +33,7 @@ mod state;
 mod status;
 pub mod wal;
 
+pub use background::LONG_LOG;
 pub use commit::{Change, Landed, Outcome};
 pub use database::{Begun, Database, Untouched};
 pub use error::{Error, ErrorKind, Result};

@@ -11,6 +11,7 @@ use arc_swap::ArcSwapOption;
 use bottomless_store::Transport;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::background::Background;
 use crate::database::Database;
 use crate::error::{Error, Result};
 
@@ -27,6 +28,7 @@ pub(crate) struct Process {
     runtime: Runtime,
     transport: Transport,
     slots: Mutex<HashMap<PathBuf, Slot>>,
+    background: Background,
 }
 
 static CURRENT: ArcSwapOption<Process> = ArcSwapOption::const_empty();
@@ -60,7 +62,13 @@ impl Process {
             .thread_name("bottomless")
             .enable_all()
             .build()?;
-        Ok(Self { id, runtime, transport: Transport::new()?, slots: Mutex::default() })
+        Ok(Self {
+            id,
+            runtime,
+            transport: Transport::new()?,
+            slots: Mutex::default(),
+            background: Background::default(),
+        })
     }
 
     /// True unless this value was inherited through a `fork()`.
@@ -70,6 +78,10 @@ impl Process {
 
     pub(crate) fn transport(&self) -> &Transport {
         &self.transport
+    }
+
+    pub(crate) fn background(&self) -> &Background {
+        &self.background
     }
 
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
@@ -99,7 +111,7 @@ impl Process {
 }
 
 /// Makes sure that there are descriptors for a runtime: tokio panics where it finds none for its signals.
-fn spare_descriptors() -> io::Result<()> {
+pub(crate) fn spare_descriptors() -> io::Result<()> {
     /// More than the six that it opens.
     const PAIRS: usize = 4;
     let pairs: io::Result<Vec<_>> = (0..PAIRS).map(|_| UnixStream::pair()).collect();

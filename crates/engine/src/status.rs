@@ -1,6 +1,7 @@
 //! What `PRAGMA bottomless_status` answers.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use bottomless_ltx::Position;
 use bottomless_store::{Bucket, Counters};
@@ -37,6 +38,14 @@ struct Status<'a> {
     bytes_up: u64,
     bytes_down: u64,
     last_error: Option<String>,
+    /// Whether this process keeps the history small.
+    compaction: &'static str,
+    /// When this process last had looked at what was due and had done it; RFC 3339.
+    last_compaction: Option<String>,
+    /// Up to which transaction all are merged, as far as this process has seen.
+    compacted_txid: u64,
+    /// Why the last try has failed; null after one that has not.
+    compaction_error: Option<String>,
     /// The connection shows the past; null on one that shows the present.
     past: Option<AsItWas>,
 }
@@ -92,6 +101,10 @@ impl<'a> Status<'a> {
             bytes_up: counters.bytes_up,
             bytes_down: counters.bytes_down,
             last_error: None,
+            compaction: "off",
+            last_compaction: None,
+            compacted_txid: 0,
+            compaction_error: None,
             past: None,
         }
     }
@@ -109,7 +122,7 @@ impl Past {
         // Another connection may have asked the bucket.
         let counters = self.bucket().map(Bucket::counters).unwrap_or_default();
         let past = AsItWas {
-            time: jiff::Timestamp::try_from(self.time()).map(|time| time.to_string()).unwrap_or_default(),
+            time: rfc3339(self.time()),
             file: self.file().display().to_string(),
             read_only: self.advice(),
         };
@@ -125,6 +138,7 @@ impl Database {
     /// When the local state can't be read.
     pub fn status(&self) -> Result<String> {
         let record = self.record()?;
+        let progress = self.upkeep().map(|upkeep| upkeep.progress()).unwrap_or_default();
         let status = Status::new(self.path(), self.config(), record.position, self.bucket().counters());
         let status = Status {
             page_size: record.page_size.map_or(0, bottomless_ltx::PageSize::get),
@@ -132,8 +146,16 @@ impl Database {
             fenced: self.is_fenced(),
             unsettled: record.intent.is_some(),
             last_error: self.last_error(),
+            compaction: if self.upkeep().is_some() { "on" } else { "off" },
+            last_compaction: progress.last.map(rfc3339),
+            compacted_txid: progress.txid.get(),
+            compaction_error: progress.last_error,
             ..status
         };
         Ok(status.to_json())
     }
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default()
 }

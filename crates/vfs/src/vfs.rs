@@ -6,7 +6,7 @@ use std::path::Path;
 use std::ptr;
 
 use bottomless_engine::config::Config;
-use bottomless_engine::{AsOf, Database, Past, Untouched};
+use bottomless_engine::{AsOf, Database, LONG_LOG, Past, Untouched};
 use bottomless_points::{Point, reach};
 use libsqlite3_sys as ffi;
 
@@ -168,6 +168,12 @@ unsafe fn open_main(
     let shim = unsafe { ShimFile::place(file) };
     let code = forward!(vfs.xOpen(name, shim.real_ptr(), flags, out_flags), ffi::SQLITE_CANTOPEN);
     if code == ffi::SQLITE_OK {
+        // SQLite falls back to reading where it may not write, and says so.
+        // SAFETY: SQLite gives a place for the flags, or null.
+        let opened = if out_flags.is_null() { flags } else { unsafe { *out_flags } };
+        if (flags | opened) & ffi::SQLITE_OPEN_READONLY == 0 {
+            database.compact_in_background(LONG_LOG);
+        }
         let real = shim.real();
         shim.become_main(Connection::new(database, real, host.impatient()));
     }

@@ -22,7 +22,7 @@ use crate::output::{Output, Report, rfc3339};
 
 /// Files beside a database file that belong to it. SQLite would replay a journal or a WAL that it finds beside another
 /// file of the same name.
-const COMPANIONS: [&str; 4] = ["-wal", "-shm", "-journal", "-bottomless"];
+const COMPANIONS: [&str; 6] = ["-wal", "-shm", "-journal", "-bottomless", "-bottomless-log", "-bottomless-runs"];
 
 /// What `restore` needs.
 #[derive(Debug, clap::Args)]

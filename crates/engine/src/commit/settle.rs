@@ -98,6 +98,7 @@ impl Database {
                             self.rolled_back(error).context("the outcome is not known")
                         });
                     }
+                    self.keep_copy(draft.position.txid, e_tag.as_deref(), &draft.body);
                     if record.page_size.is_some_and(|old| old != change.page_size) {
                         self.also_as_snapshot(&draft, left(deadline));
                     }

@@ -16,6 +16,7 @@ use bottomless_ltx::Txid;
 use bottomless_points::{Point, reach};
 use bottomless_store::Bucket;
 
+use crate::background::Origin;
 use crate::config::Config;
 use crate::contact::Contact;
 use crate::database::Database;
@@ -35,7 +36,8 @@ impl Database {
     /// histories and the configuration does not say which one counts. Nothing is overwritten then.
     pub fn open(path: &Path, config: Config, host: &dyn Host) -> Result<Arc<Self>> {
         Self::open_in(path, config, host, |process, config| {
-            Ok(process.block_on(Bucket::connect(&config.location, process.transport()))?)
+            let bucket = process.block_on(Bucket::connect(&config.location, process.transport()))?;
+            Ok((bucket, Origin::Location(config.location.clone())))
         })
     }
 
@@ -44,14 +46,14 @@ impl Database {
     /// # Errors
     /// As [`Database::open`].
     pub fn open_in_bucket(path: &Path, config: Config, host: &dyn Host, bucket: Bucket) -> Result<Arc<Self>> {
-        Self::open_in(path, config, host, |_, _| Ok(bucket))
+        Self::open_in(path, config, host, |_, _| Ok((bucket.clone(), Origin::Given(bucket))))
     }
 
     fn open_in(
         path: &Path,
         config: Config,
         host: &dyn Host,
-        connect: impl FnOnce(&Process, &Config) -> Result<Bucket>,
+        connect: impl FnOnce(&Process, &Config) -> Result<(Bucket, Origin)>,
     ) -> Result<Arc<Self>> {
         let process = Process::current()?;
         let slot = process.slot(path);
@@ -76,11 +78,16 @@ impl Database {
         Process::find(path)
     }
 
-    fn prepare(path: &Path, config: Config, bucket: Bucket, process: &Arc<Process>) -> Result<Self> {
+    fn prepare(
+        path: &Path,
+        config: Config,
+        (bucket, origin): (Bucket, Origin),
+        process: &Arc<Process>,
+    ) -> Result<Self> {
         let history = History::new(bucket.with_patience(config.timeout), config.database_id.clone());
         let state = StateFile::open(path)
             .map_err(|error| Error::disk(format_args!("{}{}", path.display(), crate::state::SUFFIX), &error))?;
-        Ok(Self::assemble(path, config, state, history, Arc::clone(process)))
+        Ok(Self::assemble(path, config, state, (history, origin), Arc::clone(process)))
     }
 
     fn synchronize(&self, host: &dyn Host) -> Result<()> {

@@ -10,17 +10,20 @@
 //! | --- | --- | --- |
 //! | 0 | 512 | the [`Record`] |
 //! | 512 | 512 | the [`Mark`] |
+//! | 1024 | 512 | the [`PassNote`] |
 //! | 4096 | 8 a page | the page checksums; 0 for a page that is not there |
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod mark;
 mod pages;
+mod pass;
 mod record;
 mod turn;
 
 pub(crate) use mark::{Mark, Stamp};
 pub(crate) use pages::PageChecksums;
+pub(crate) use pass::{Glance, PassNote};
 pub use record::WalEnd;
 pub(crate) use record::{Intent, Record};
 pub(crate) use turn::Turn;

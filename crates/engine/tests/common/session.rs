@@ -184,7 +184,7 @@ impl Session {
         Image(fs::read(&self.path).unwrap_or_default())
     }
 
-    fn status(&self) -> serde_json::Value {
+    pub fn status(&self) -> serde_json::Value {
         serde_json::from_str(&self.db().status().unwrap()).unwrap()
     }
 

@@ -1,0 +1,196 @@
+//! What an open database and the thread share.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::time::{Duration, SystemTime};
+
+use bottomless_history::{DatabaseId, Level, Listing, Policy};
+use bottomless_ltx::Txid;
+use bottomless_store::{Bucket, Location};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+
+use super::Order;
+use crate::config::{Config, Fencing};
+use crate::error::Error;
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Where the thread finds the bucket: it has connections of its own.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    Location(Location),
+    Given(Bucket),
+}
+
+/// One open database, as far as the thread needs to know it. It holds nothing of the database itself: neither is a close
+/// held up, nor the local state kept in use.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    /// Of this value.
+    pub(super) number: u64,
+    pub(super) path: PathBuf,
+    pub(super) identity: u64,
+    pub(super) id: DatabaseId,
+    pub(super) origin: Origin,
+    pub(super) policy: Policy,
+    /// False if the store knows no conditional writes.
+    pub(super) is_fenced: bool,
+    /// How long a request may take.
+    pub(super) patience: Duration,
+    /// Set when the thread serves it.
+    orders: OnceLock<Orders>,
+    /// The thread knows that there is something new, and has not looked yet.
+    news: AtomicBool,
+    closed: watch::Sender<bool>,
+    seen: Mutex<Seen>,
+    progress: Mutex<Progress>,
+}
+
+/// What the database's own listings have shown.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    /// Transactions that no object above the log holds.
+    left: u64,
+    /// When something is due; None if nothing is to do.
+    due_after: Option<Duration>,
+}
+
+/// How compaction goes on, for `PRAGMA bottomless_status`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress {
+    /// When this process last came to an end with a pass.
+    pub(crate) last: Option<SystemTime>,
+    /// Up to which transaction all are merged, as far as this process has seen.
+    pub(crate) txid: Txid,
+    pub(crate) last_error: Option<String>,
+}
+
+impl Progress {
+    fn saw(&mut self, merged: Txid) {
+        self.txid = self.txid.max(merged);
+    }
+}
+
+pub(super) struct Orders(pub(super) UnboundedSender<Order>);
+
+impl std::fmt::Debug for Orders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Orders")
+    }
+}
+
+impl Upkeep {
+    /// Of the database at that path with that identity.
+    pub(crate) fn new((path, identity): (PathBuf, u64), origin: Origin, policy: Policy, config: &Config) -> Self {
+        Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            path,
+            identity,
+            id: config.database_id.clone(),
+            origin,
+            policy,
+            is_fenced: config.fencing == Fencing::On,
+            patience: config.timeout,
+            orders: OnceLock::new(),
+            news: AtomicBool::new(false),
+            closed: watch::Sender::new(false),
+            seen: Mutex::default(),
+            progress: Mutex::default(),
+        }
+    }
+
+    /// False if the thread serves it already.
+    pub(super) fn begin(self: &Arc<Self>, orders: Orders) -> bool {
+        if self.orders.get().is_some() || orders.0.send(Order::Serve(Arc::clone(self))).is_err() {
+            return false;
+        }
+        let begun = self.orders.set(orders).is_ok();
+        // What was published at open had nobody to tell.
+        if self.news.load(Ordering::Acquire) {
+            self.tell(Order::News(self.number));
+        }
+        begun
+    }
+
+    fn tell(&self, order: Order) -> bool {
+        self.orders.get().is_some_and(|orders| orders.0.send(order).is_ok())
+    }
+
+    /// Something was committed. For the commit path: one atomic operation, but for the first time after each pass.
+    pub(crate) fn news(&self) {
+        if !self.news.swap(true, Ordering::AcqRel) {
+            self.tell(Order::News(self.number));
+        }
+    }
+
+    /// The thread is about to look: what comes from here on is news again.
+    pub(super) fn forget_news(&self) {
+        self.news.store(false, Ordering::Release);
+    }
+
+    /// Takes note of what a listing says of the history. The log may be listed from the database's position on only.
+    pub(crate) fn listed(&self, listing: &Listing) {
+        let above = || listing.entries().iter().filter(|entry| entry.name.level != Level::LOG);
+        let merged = above().map(|entry| entry.name.max).max().unwrap_or_default();
+        let left = listing.last_txid().get().saturating_sub(merged.get());
+        let level1 = self.policy.levels[0];
+        let made = above().map(|entry| entry.modified).max();
+        // Both by the store's clock and by ours: that it is due shows when the thread looks.
+        let age = |at: SystemTime| SystemTime::now().duration_since(at).unwrap_or_default();
+        let of_log = (left > 0).then(|| made.map_or(level1, |made| level1.saturating_sub(age(made))));
+        let of_runs = listing.due_at(&self.policy).map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+        self.progress_mut().saw(merged);
+        *self.seen() = Seen { left, due_after: of_log.into_iter().chain(of_runs).min() };
+    }
+
+    pub(super) fn left_to_compact(&self) -> u64 {
+        self.seen().left
+    }
+
+    pub(super) fn due_after(&self) -> Option<Duration> {
+        self.seen().due_after
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the thread look now, and waits for it; false if that takes longer.
+    pub(super) fn now_within(&self, limit: Duration) -> bool {
+        let (done, wait) = mpsc::channel();
+        let told = self.tell(Order::Now(self.number, done));
+        told && wait.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Disconnected)
+    }
+
+    /// The database is closed. Whatever is under way stops at its next pause.
+    pub(crate) fn close(&self) {
+        self.closed.send_replace(true);
+        self.tell(Order::Closed(self.number));
+    }
+
+    pub(super) async fn until_closed(&self) {
+        // The sender is this value's own: there is always one.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    fn progress_mut(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress_mut().clone()
+    }
+
+    pub(super) fn passed(&self, txid: Txid) {
+        let mut progress = self.progress_mut();
+        progress.last = Some(SystemTime::now());
+        progress.saw(txid);
+        progress.last_error = None;
+    }
+
+    pub(super) fn failed(&self, error: &Error) {
+        self.progress_mut().last_error = Some(error.to_string());
+    }
+}
