@@ -177,6 +177,50 @@ impl World {
         self.log().last().copied().unwrap_or(0)
     }
 
+    /// The objects of the history: level, first and last transaction.
+    ///
+    /// # Panics
+    /// If a key below a level isn't what the design says.
+    #[track_caller]
+    pub fn history(&self) -> Vec<(u8, u64, u64)> {
+        let prefix = format!("{}/000", self.id);
+        let parse = |object: Object| {
+            let name = object.key.strip_prefix(&prefix).and_then(|n| n.strip_suffix(".ltx"));
+            let parts = name.and_then(|n| n.split_once('/')).and_then(|(level, n)| Some((level, n.split_once('-')?)));
+            let (level, (min, max)) = parts.unwrap_or_else(|| panic!("a foreign key: {}", object.key));
+            let hex = |text| u64::from_str_radix(text, 16).expect("hex");
+            (level.parse().expect("a level"), hex(min), hex(max))
+        };
+        self.bucket.list(&prefix).into_iter().map(parse).collect()
+    }
+
+    /// The newest transaction in the log or merged, 0 without one.
+    #[track_caller]
+    pub fn end(&self) -> u64 {
+        self.history().into_iter().map(|(_, _, max)| max).max().unwrap_or(0)
+    }
+
+    /// Processes that start from now on keep the history small: with these intervals of level 1 to 3 and of snapshots, and
+    /// this retention, in milliseconds.
+    pub fn compact(&mut self, levels: [u32; 3], snapshot: u32, retention: u32) {
+        self.set("LIBSQL_BOTTOMLESS_COMPACTION", "on");
+        let [one, two, three] = levels;
+        for (name, milliseconds) in [
+            ("LEVEL1_INTERVAL", one),
+            ("LEVEL2_INTERVAL", two),
+            ("LEVEL3_INTERVAL", three),
+            ("SNAPSHOT_INTERVAL", snapshot),
+            ("RETENTION", retention),
+        ] {
+            self.set(&format!("LIBSQL_BOTTOMLESS_{name}"), f64::from(milliseconds) / 1000.0);
+        }
+    }
+
+    /// No process that starts from now on keeps the history small.
+    pub fn compact_nothing(&mut self) {
+        self.set("LIBSQL_BOTTOMLESS_COMPACTION", "off");
+    }
+
     /// The key of a transaction in the log.
     pub fn log_key(&self, txid: u64) -> String {
         format!("{}/0000/{txid:016x}-{txid:016x}.ltx", self.id)
@@ -187,7 +231,7 @@ impl World {
     /// # Panics
     /// If a file can't be removed.
     pub fn lose_local_files(&self) {
-        for suffix in ["", "-wal", "-shm", "-journal", "-bottomless"] {
+        for suffix in ["", "-wal", "-shm", "-journal", "-bottomless", "-bottomless-log", "-bottomless-runs"] {
             let path = self.folder().join(format!("{}{suffix}", self.id));
             match std::fs::remove_file(&path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => panic!("{}: {e}", path.display()),
@@ -222,9 +266,9 @@ impl World {
     #[track_caller]
     pub fn assert_restores_equal(&self, session: &mut Session) {
         session.sql("PRAGMA wal_checkpoint(TRUNCATE)");
-        let before = self.last();
+        let before = self.end();
         let restored = self.restore_elsewhere();
         compare::assert_same_pages(&self.db(), &restored);
-        assert_eq!(self.last(), before, "a restore adds nothing to the history");
+        assert_eq!(self.end(), before, "a restore adds nothing to the history");
     }
 }

@@ -121,11 +121,8 @@ impl Past {
         let (page_size, size_in_pages) = self.shape();
         // Another connection may have asked the bucket.
         let counters = self.bucket().map(Bucket::counters).unwrap_or_default();
-        let past = AsItWas {
-            time: rfc3339(self.time()),
-            file: self.file().display().to_string(),
-            read_only: self.advice(),
-        };
+        let past =
+            AsItWas { time: rfc3339(self.time()), file: self.file().display().to_string(), read_only: self.advice() };
         let status = Status::new(self.path(), self.config(), self.position(), counters);
         Status { page_size: page_size.get(), size_in_pages, past: Some(past), ..status }.to_json()
     }

@@ -131,7 +131,6 @@ fn no_point_is_left_out() {
     }
     let left = Point::ALL.iter().map(|point| point.name()).filter(|name| !killed.contains(name));
     // `alone.rs` kills at those of catching up with the database open.
-    // No play compacts yet.
-    let left: Vec<_> = left.filter(|name| !name.starts_with("again.") && !name.starts_with("compact.")).collect();
+    let left: Vec<_> = left.filter(|name| !name.starts_with("again.")).collect();
     assert!(left.is_empty(), "no play dies at {left:?}");
 }

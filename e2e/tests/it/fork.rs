@@ -236,24 +236,27 @@ connection.close()
 
 fn prefork(before: &str, ending: &str, inherited: &str) {
     for mode in ["DELETE", "WAL"] {
-        let world = World::new("prefork");
-        let output = Command::new("/usr/bin/timeout")
-            .args(["120", "/usr/bin/python3", "-c", PREFORK])
-            .arg(tools::extension())
-            .args([&world.uri(), mode, before, ending, inherited])
-            .env_clear()
-            .envs(&world.environment)
-            .output()
-            .unwrap();
-        let what = format!("{mode}, {before}, {ending}, {inherited}: {:?}: {}", output.status, shell::errors(&output));
-        assert_eq!(shell::text(&output), "all\n", "{what}");
-        let log = world.log();
-        assert!(log.len() >= 6 * 8, "{what}: {log:?}");
-        assert_eq!(log, (1..=log.len() as u64).collect::<Vec<_>>(), "{what}");
-        assert!(inherited != "inherited" || shell::errors(&output).contains("before a fork()"), "{what}");
-        let mut session = world.open(Host::Newest);
-        world.assert_restores_equal(&mut session);
+        prefork_in(&World::new("prefork"), mode, before, ending, inherited);
     }
+}
+
+fn prefork_in(world: &World, mode: &str, before: &str, ending: &str, inherited: &str) {
+    let output = Command::new("/usr/bin/timeout")
+        .args(["120", "/usr/bin/python3", "-c", PREFORK])
+        .arg(tools::extension())
+        .args([&world.uri(), mode, before, ending, inherited])
+        .env_clear()
+        .envs(&world.environment)
+        .output()
+        .unwrap();
+    let what = format!("{mode}, {before}, {ending}, {inherited}: {:?}: {}", output.status, shell::errors(&output));
+    assert_eq!(shell::text(&output), "all\n", "{what}");
+    let log = world.log();
+    assert!(log.len() >= 6 * 8, "{what}: {log:?}");
+    assert_eq!(log, (1..=log.len() as u64).collect::<Vec<_>>(), "{what}");
+    assert!(inherited != "inherited" || shell::errors(&output).contains("before a fork()"), "{what}");
+    let mut session = world.open(Host::Newest);
+    world.assert_restores_equal(&mut session);
 }
 
 #[test]
@@ -275,6 +278,75 @@ fn a_server_with_threads_forks_workers() {
 fn a_connection_of_the_parent_is_refused_in_a_child_and_harms_nobody() {
     prefork("committed", "_exit", "inherited");
     prefork("committed", "exit", "inherited");
+}
+
+/// With a thread of its own that compacts, which no child has: each makes one anew, and one of all works at a time.
+#[test]
+fn a_server_whose_thread_compacts_forks_workers() {
+    let mut world = World::new("prefork");
+    let never = 24 * 3600 * 1000;
+    world.compact([20, 60, never], never, never);
+    prefork_in(&world, "WAL", "committed", "exit", "inherited");
+    assert!(world.history().iter().any(|(level, _, _)| *level == 1), "{:?}", world.history());
+}
+
+/// The parent's thread has compacted; the child's own does what the child commits.
+const COMPACTING: &str = r#"
+import json, os, signal, sqlite3, sys, time, traceback
+extension, uri = sys.argv[1:]
+signal.alarm(60)
+loader = sqlite3.connect(":memory:")
+loader.enable_load_extension(True)
+loader.load_extension(extension)
+loader.close()
+
+def compacted():
+    connection = sqlite3.connect(uri, uri=True, timeout=20, isolation_level=None)
+    connection.execute("CREATE TABLE IF NOT EXISTS t(v)")
+    for n in range(3):
+        connection.execute("INSERT INTO t VALUES(?)", (n,))
+    while True:
+        status = json.loads(connection.execute("PRAGMA bottomless_status").fetchone()[0])
+        if status["compacted_txid"] == status["txid"]:
+            break
+        time.sleep(0.01)
+    assert status["last_compaction"], status
+    return connection
+
+connection = compacted()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(60)
+    try:
+        compacted().close()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+_, status = os.waitpid(pid, 0)
+assert status == 0, status
+connection.execute("INSERT INTO t VALUES('parent')")
+print(connection.execute("SELECT count(*) FROM t").fetchone()[0])
+connection.close()
+"#;
+
+#[test]
+fn a_child_compacts_with_a_thread_of_its_own() {
+    let mut world = World::new("compacting");
+    let never = 24 * 3600 * 1000;
+    world.compact([50, never, never], never, never);
+    let output = Command::new("/usr/bin/timeout")
+        .args(["100", "/usr/bin/python3", "-c", COMPACTING])
+        .arg(tools::extension())
+        .arg(world.uri())
+        .env_clear()
+        .envs(&world.environment)
+        .output()
+        .unwrap();
+    assert_eq!(shell::text(&output), "7\n", "{:?}: {}", output.status, shell::errors(&output));
+    world.compact_nothing();
+    let mut session = world.open(Host::Newest);
+    world.assert_restores_equal(&mut session);
 }
 
 /// Forks while a thread is in the middle of a commit, on request.

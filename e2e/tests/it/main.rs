@@ -4,6 +4,7 @@ mod alone;
 mod changes;
 mod clock;
 mod commit;
+mod compact;
 mod config;
 mod crash;
 mod credentials;

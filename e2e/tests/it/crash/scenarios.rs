@@ -1,6 +1,7 @@
 //! The plays: everything that a process does between open and close, in each way in which it takes another course.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use bottomless_e2e::Host;
 use bottomless_e2e::proxy::Fault;
@@ -69,6 +70,8 @@ scenarios! {
     an_unconfirmed_commit_and_a_lost_one_in_mode_wal: Newest, |s| unconfirmed_and_lost(s, "WAL");
     one_of_two_processes_in_mode_delete: Newest, |s| one_of_two(s, "DELETE");
     one_of_two_processes_in_mode_wal: Newest, |s| one_of_two(s, "WAL");
+    compaction_in_mode_delete: Newest, |s| compacts(s, "DELETE");
+    compaction_in_mode_wal: Newest, |s| compacts(s, "WAL");
 }
 
 const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
@@ -433,6 +436,27 @@ fn unconfirmed_and_lost(stage: &mut Stage, mode: &str) -> Played {
     stage.start()?;
     stage.end_here();
     stage.sql("UPDATE t SET v = 'after' WHERE id = 6")?;
+    stage.close()
+}
+
+/// A process commits and compacts at the same time, with intervals so short that it comes to everything.
+fn compacts(stage: &mut Stage, mode: &str) -> Played {
+    stage.one_writer();
+    stage.helper(&[&format!("PRAGMA journal_mode = {mode}"), TABLE, &insert("before", 9)]);
+    let window = serde_json::json!({ "fence_window_seconds": 0.2, "fence_window_before_seconds": 0.2 }).to_string();
+    stage.world.bucket.put(&format!("{}/bottomless.json", stage.world.id()), window.as_bytes());
+    stage.world.compact([100, 300, 700], 800, 200);
+    stage.start()?;
+    stage.begin_here();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut number = 0;
+    // Who is to die goes on until then: how often it comes to a point by a certain time is not the same each time.
+    while stage.is_doomed() || !stage.has_reached_all("compact.", 2) {
+        assert!(Instant::now() < deadline, "it must come to all: {:?}", stage.trace());
+        number += 1;
+        stage.sql(&format!("UPDATE t SET v = '{number}' WHERE id = {}", number % 9 + 1))?;
+    }
+    stage.end_here();
     stage.close()
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bottomless_e2e::session::Rows;
 use bottomless_e2e::{Host, Machine, Session, SqlError, World, compare, litestream, shell, whole};
@@ -334,6 +335,18 @@ impl Stage {
         self.finals.clear();
     }
 
+    /// Whether the victim is to die somewhere.
+    pub(super) fn is_doomed(&self) -> bool {
+        self.order.is_some()
+    }
+
+    /// Whether the victim has come so often to every point of this family.
+    pub(super) fn has_reached_all(&self, family: &str, times: u64) -> bool {
+        let reached = self.reached();
+        let mut points = Point::ALL.iter().map(|point| point.name()).filter(|name| name.starts_with(family));
+        points.all(|name| reached.get(name).is_some_and(|count| *count >= times))
+    }
+
     // The end.
 
     /// The times at which the victim can die at each point, in the part of the play that counts.
@@ -376,6 +389,7 @@ impl Stage {
         if restores != Restores::Last {
             self.look_at_the_bucket(restores, what);
         }
+        self.pick_up_compaction(what);
         if self.journaled {
             self.look_at_the_folder(what);
         }
@@ -397,6 +411,21 @@ impl Stage {
         }
         self.restored = Some(restored);
         again
+    }
+
+    /// Another process goes on where compaction was cut off; what comes then is not to be disturbed by it.
+    fn pick_up_compaction(&mut self, what: &str) {
+        if self.world.environment["LIBSQL_BOTTOMLESS_COMPACTION"] != "on" {
+            return;
+        }
+        let mut session = self.world.open(self.host);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while session.status()["compacted_txid"] != self.world.end() {
+            assert!(Instant::now() < deadline, "{what}: compaction does not go on\n{}", session.stderr());
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        session.close(0).unwrap();
+        self.world.compact_nothing();
     }
 
     fn assert_allowed(&self, content: &str, more: &[&Vec<String>], what: &str) {
