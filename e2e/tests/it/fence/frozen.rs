@@ -10,7 +10,7 @@ use bottomless_e2e::proxy::{Answer, Fault, Request};
 use bottomless_e2e::{Host, World};
 
 use crate::commit::commits_once;
-use scene::Meanwhile::{self, Commits, GoesOn, Merges, Nothing};
+use scene::Meanwhile::{self, Commits, Compacts, GoesOn, Merges, Nothing};
 use scene::Place::{self, Drafted, Idle, Intended, Landed, Sent, Stored, Unsettled};
 use scene::{Scene, WINDOW, set_window};
 
@@ -66,6 +66,17 @@ fn a_writer_frozen_when_its_object_is_stored() {
 #[test]
 fn a_writer_frozen_when_it_has_the_reply() {
     frozen(Landed);
+}
+
+/// As the other machine's own compaction does it: what the frozen one holds on to is merged, read back and deleted.
+#[test]
+fn a_writer_frozen_while_the_log_is_really_compacted_and_deleted() {
+    let places = [("DELETE", Idle), ("WAL", Sent), ("DELETE", Stored), ("WAL", Intended)];
+    std::thread::scope(|scope| {
+        for (mode, place) in places {
+            scope.spawn(move || Scene::new(mode).play_all(place, &[Compacts]));
+        }
+    });
 }
 
 /// The orphan stays there: it must be passed over by everybody who restores.

@@ -1,7 +1,7 @@
 //! Two machines, of which one is frozen at some place while the other does something.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bottomless_e2e::freezer::wait_until_passed;
 use bottomless_e2e::proxy::{Answer, Fault, Request};
@@ -68,9 +68,11 @@ pub enum Meanwhile {
     Merges(u32),
     /// And commits once more.
     GoesOn(u32),
+    /// It commits while its own compaction merges and deletes, until the frozen writer's transaction is deleted.
+    Compacts,
 }
 
-use Meanwhile::{Commits, GoesOn, Merges, Nothing};
+use Meanwhile::{Commits, Compacts, GoesOn, Merges, Nothing};
 
 /// Two machines with the same database.
 pub struct Scene {
@@ -180,6 +182,9 @@ impl Scene {
 
     /// What `b` does, which first catches up.
     pub fn happens(&mut self, meanwhile: Meanwhile, what: &str) {
+        if meanwhile == Compacts {
+            return self.compacts(what);
+        }
         let (Commits(commits) | Merges(commits) | GoesOn(commits)) = meanwhile else { return };
         self.b.reopen();
         for _ in 0..commits {
@@ -195,6 +200,21 @@ impl Scene {
         if let GoesOn(_) = meanwhile {
             self.b_commits(what);
         }
+    }
+
+    fn compacts(&mut self, what: &str) {
+        let claimed = self.last() + 1;
+        let never = 24 * 3600 * 1000;
+        self.world.compact([100, 300, never], never, 1000);
+        self.b.restart(&self.world, None);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.world.log().first().is_none_or(|first| *first <= claimed) {
+            assert!(Instant::now() < deadline, "{what}: nothing is deleted: {:?}", self.world.history());
+            self.b_commits(what);
+        }
+        // What is there then stays there.
+        self.world.compact_nothing();
+        self.b.restart(&self.world, None);
     }
 
     /// `a` goes on, and is told what became of its transaction.
@@ -247,13 +267,13 @@ impl Scene {
                     self.note(claimed, row, what);
                 }
             }
-            Commits(_) | Merges(_) | GoesOn(_) if place.is_stored() => {
+            Commits(_) | Merges(_) | GoesOn(_) | Compacts if place.is_stored() => {
                 assert_eq!(self.world.objects(), before, "{what}: nothing of it is added or removed");
                 if let Err(error) = told {
                     self.assert_fenced(&error, what);
                 }
             }
-            Commits(_) | Merges(_) | GoesOn(_) => {
+            Commits(_) | Merges(_) | GoesOn(_) | Compacts => {
                 self.assert_fenced(&told.expect_err(what), what);
                 assert_eq!(self.world.objects(), before, "{what}: nothing of it is there");
                 let there = self.a.session.sql(&format!("SELECT row FROM t WHERE row = '{row}'"));
@@ -355,6 +375,9 @@ fn rows(machine: &mut Machine) -> Vec<String> {
 
 /// All users of the database share it, from their next listing on.
 pub fn set_window(world: &World, window: Duration) {
-    let content = serde_json::json!({ "fence_window_seconds": window.as_secs_f64() });
+    let content = serde_json::json!({
+        "fence_window_seconds": window.as_secs_f64(),
+        "fence_window_before_seconds": window.as_secs_f64(),
+    });
     world.bucket.put(&format!("{}/bottomless.json", world.id()), content.to_string().as_bytes());
 }
