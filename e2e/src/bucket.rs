@@ -72,6 +72,12 @@ impl Bucket {
         response.body_mut().with_config().limit(u64::MAX).read_to_vec().expect("get")
     }
 
+    /// Bytes `first` to `last` of an object, as they come.
+    pub fn get_part(&self, key: &str, first: u64, last: u64) -> impl std::io::Read + use<> {
+        let request = self.agent.get(self.url(key)).header("range", format!("bytes={first}-{last}"));
+        request.call().expect("get").into_body().into_reader()
+    }
+
     /// Puts an object, over what is there.
     pub fn put(&self, key: &str, content: &[u8]) {
         self.agent.put(self.url(key)).send(content).expect("put");

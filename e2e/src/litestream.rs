@@ -20,18 +20,27 @@ pub fn url_of(bucket: &str, path: &str) -> String {
 }
 
 fn command(program: &Path, world: &World) -> Command {
+    command_in(program, &home(world))
+}
+
+/// One of Litestream's programs with the shared server's credentials, and nothing else of this environment.
+pub fn command_in(program: &Path, home: &Path) -> Command {
     // A replica that isn't there makes these programs wait for it without end.
     let mut command = Command::new("/usr/bin/timeout");
     command.args(["120".as_ref(), program.as_os_str()]);
-    environment(&mut command, world);
+    environment(&mut command, home);
     command
 }
 
-fn environment(command: &mut Command, world: &World) {
+fn home(world: &World) -> PathBuf {
+    world.folder().join("home")
+}
+
+fn environment(command: &mut Command, home: &Path) {
     command
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
-        .env("HOME", world.folder().join("home"))
+        .env("HOME", home)
         .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
         .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
         .env("AWS_REGION", "us-east-1");
@@ -199,7 +208,7 @@ dbs:
     std::fs::write(&config, text).expect("its configuration");
     // Not below timeout: that is a process of its own, and a signal to it is no signal to litestream.
     let mut command = Command::new(tools::tool("litestream"));
-    environment(&mut command, world);
+    environment(&mut command, &home(world));
     command.args(["replicate", "-config"]).arg(config);
     command
 }

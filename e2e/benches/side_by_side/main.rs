@@ -3,9 +3,13 @@
 //! - A commit of one row: ours; the bare conditional PUT of such an object's bytes over one kept-alive connection; the
 //!   same commit with stock SQLite. Ours can't be faster than the latter two together. Neither signs its requests.
 //! - Reads of a local database: ours; stock SQLite.
+//! - Restoring a database with a history of many small commits: ours; `litestream restore` from the same bucket; the bare
+//!   parallel download of the objects that it takes; writing a file of that size.
 //!
 //! `make bench` runs it with the release build of the extension. Nothing here asserts a time.
 #![allow(missing_docs, reason = "a benchmark has no users")]
+
+mod restore;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -53,6 +57,9 @@ fn main() {
     }
     if wanted("read") {
         reads();
+    }
+    if wanted("restore") {
+        restore::restores();
     }
 }
 
