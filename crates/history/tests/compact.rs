@@ -241,7 +241,8 @@ fn a_new_fence_window_counts_once_all_writers_know_it() {
         store.pass(4 * MINUTE).await;
         assert_eq!(shorten().await, 0, "old enough for the new one only");
         store.pass(3 * MINUTE).await;
-        assert_eq!(shorten().await, 10);
+        // The first is left to a snapshot.
+        assert_eq!(shorten().await, 9);
         assert_restorable(&history, &timeline, 10..=10).await;
     });
 }

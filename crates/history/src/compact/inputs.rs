@@ -9,7 +9,8 @@ impl Listing {
     /// snapshots for a snapshot.
     ///
     /// An object of the log whose transaction is merged already is none of them, whatever is missing: it may have been
-    /// created after that one was deleted, by a writer that had lost.
+    /// created after that one was deleted, by a writer that had lost. (What no object holds has never been deleted: whatever
+    /// held it would be held by another.)
     ///
     /// # Errors
     /// Says which transactions are missing.
@@ -17,13 +18,18 @@ impl Listing {
         let merged = self.last_merged();
         let is_input = |input: &ObjectName| {
             let lower = match input.level {
-                Level::LOG => input.max > merged && name.level > Level::LOG,
+                Level::LOG => name.level > Level::LOG && (input.max > merged || !self.is_merged(input.max)),
                 Level::SNAPSHOT => name.level == Level::SNAPSHOT && input.max < name.max,
                 level => level < name.level,
             };
             lower && name.min <= input.min && input.max <= name.max
         };
         self.without(|input| !is_input(input)).plan(name.min.prev(), Some(name.max))
+    }
+
+    /// Whether an object above the log holds this transaction.
+    pub(super) fn is_merged(&self, txid: Txid) -> bool {
+        self.merged().iter().any(|entry| entry.merges(txid))
     }
 
     /// The last transaction that an object above the log holds; [`Txid::ZERO`] when there is none.
@@ -74,6 +80,12 @@ mod tests {
         // Nothing begins at 2, and what begins earlier holds more.
         assert!(matches!(inputs(&objects, (2, 2, 4)), Err(PlanError::Gap { .. })));
         assert!(inputs(&objects, (0, 5, 5)).is_err());
+    }
+
+    #[test]
+    fn the_first_transaction_stays_in_the_log_until_a_snapshot() {
+        let objects = [(0, 1, 1), (0, 2, 2), (1, 2, 4), (0, 5, 5)];
+        assert_eq!(inputs(&objects, (9, 1, 5)), Ok(vec![(0, 1, 1), (1, 2, 4), (0, 5, 5)]));
     }
 
     #[test]

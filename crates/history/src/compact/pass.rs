@@ -152,6 +152,13 @@ impl History {
                 (listing, is_cut) = self.list_end().await?;
                 continue;
             };
+            if name.min == Txid::FIRST && !listing.is_merged(Txid::FIRST) {
+                // The first transaction is in the log alone until it is in a snapshot.
+                let first = self.bucket().list_while(self.id().as_str(), None, 1, |_| true).await?;
+                if listing.log().first().is_none_or(|entry| entry.name.min != Txid::FIRST) {
+                    listing.add(first);
+                }
+            }
             match self.merge(&listing, name, options).await {
                 Ok(merged) => {
                     listing.insert(merged.entry.clone());

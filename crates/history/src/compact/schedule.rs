@@ -83,10 +83,15 @@ impl Listing {
         Some(Task { name: ObjectName { level, min, max }, inputs, at })
     }
 
-    /// What of the log no object above holds, as far as none is missing.
+    /// What of the log no object above holds, as far as none is missing. Without the first transaction, which may be a whole
+    /// database that was published: it would be stored once more at each level, and is left to the first snapshot.
     fn run_of_log(&self) -> Option<Run> {
-        let log = self.behind(self.last_merged());
-        let (mut last, mut inputs) = (self.last_merged(), 0);
+        let mut last = self.last_merged();
+        if last == Txid::ZERO && self.log().first().is_some_and(|entry| entry.name.min == Txid::FIRST) {
+            last = Txid::FIRST;
+        }
+        let log = self.behind(last);
+        let mut inputs = 0;
         for entry in log.iter().take(INPUTS) {
             if entry.name.min.prev() != last {
                 break;
@@ -178,7 +183,7 @@ mod tests {
     #[test]
     fn the_log_is_merged_when_its_first_object_has_waited() {
         assert_eq!(due(&[]), None);
-        assert_eq!(due(&[(0, 1, 1, 100), (0, 2, 2, 110)]), Some(((1, 1, 2), 130)));
+        assert_eq!(due(&[(0, 1, 1, 90), (0, 2, 2, 100), (0, 3, 3, 110)]), Some(((1, 2, 3), 130)));
         // Not before the last one is as old, nor at once after a long silence.
         assert_eq!(due(&[(1, 1, 1, 105), (0, 1, 1, 100), (0, 2, 2, 101)]), Some(((1, 2, 2), 135)));
         assert_eq!(due(&[(1, 1, 1, 105), (0, 1, 1, 100), (0, 2, 2, 200)]), Some(((1, 2, 2), 230)));
@@ -186,17 +191,24 @@ mod tests {
     }
 
     #[test]
+    fn the_first_transaction_is_left_to_a_snapshot() {
+        assert_eq!(due(&[(0, 1, 1, 100)]), None);
+        assert_eq!(due(&[(0, 1, 1, 100), (3, 2, 9, 5000)]), Some(((9, 1, 9), 100 + 24 * 3600)));
+    }
+
+    #[test]
     fn a_long_log_is_merged_at_once_and_in_parts() {
         let log: Vec<_> = (1..=1500).map(|txid| (0, txid, txid, 100)).collect();
-        assert_eq!(due(&log), Some(((1, 1, 1000), 100)));
-        let log: Vec<_> = log.into_iter().chain([(1, 1, 1000, 101)]).collect();
-        assert_eq!(due(&log), Some(((1, 1001, 1500), 131)));
+        assert_eq!(due(&log), Some(((1, 2, 1001), 100)));
+        let log: Vec<_> = log.into_iter().chain([(1, 2, 1001, 101)]).collect();
+        assert_eq!(due(&log), Some(((1, 1002, 1500), 131)));
     }
 
     #[test]
     fn nothing_is_merged_over_a_gap() {
         assert_eq!(due(&[(0, 2, 2, 100)]), None);
-        assert_eq!(due(&[(0, 1, 1, 100), (0, 3, 3, 100)]), Some(((1, 1, 1), 130)));
+        assert_eq!(due(&[(0, 1, 1, 100), (0, 3, 3, 100)]), None);
+        assert_eq!(due(&[(0, 1, 1, 100), (0, 2, 2, 100), (0, 4, 4, 100)]), Some(((1, 2, 2), 130)));
     }
 
     #[test]

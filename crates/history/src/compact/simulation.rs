@@ -230,7 +230,13 @@ impl Machine {
 /// Whether all inputs are there that were listed.
 fn can_merge(listing: &Listing, store: &Store, name: ObjectName) -> bool {
     let inputs: Vec<Entry> = if name.level == Level::SNAPSHOT {
-        let without_log = listing.without(|name| name.level == Level::LOG);
+        let mut without_log = listing.without(|name| name.level == Level::LOG);
+        if !listing.is_merged(Txid::FIRST) {
+            // It is looked up when it is needed.
+            let first = ObjectName::log(Txid::FIRST);
+            let Some(&created) = store.objects.get(&first) else { return false };
+            without_log.insert(entry(first, created));
+        }
         let plan = without_log.plan(Txid::ZERO, Some(name.max));
         plan.map(|plan| plan.objects().to_vec()).unwrap_or_default()
     } else {
