@@ -3,6 +3,7 @@
 //! What each prints, as text and with `--json`, is promised in `docs/cli.md`.
 
 pub(crate) mod branch;
+pub(crate) mod compact;
 pub(crate) mod completions;
 pub(crate) mod create_bucket;
 pub(crate) mod diff;
@@ -13,6 +14,7 @@ pub(crate) mod ls;
 pub(crate) mod man;
 pub(crate) mod restore;
 pub(crate) mod rm;
+mod rm_older;
 mod shelf;
 pub(crate) mod verify;
 
@@ -20,7 +22,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::ops::RangeInclusive;
 
-use bottomless_history::{HistoryError, Level};
+use bottomless_history::{HistoryError, Level, Scope};
 use bottomless_ltx::Txid;
 use bottomless_store::{Bucket, Location, Transport};
 use clap::Subcommand;
@@ -59,7 +61,16 @@ pub(crate) enum Command {
     /// The file is read as of one commit, while other programs may go on with it, and is not changed. Without -d, the
     /// database has the file's name.
     Import(import::Options),
-    /// Remove a database from the bucket; shows what it would do, and does it with --yes
+    /// Merge what there is to merge at once, and delete what is replaced and older than the retention
+    ///
+    /// As programs that have the database open do it by and by, in the background; they may go on meanwhile. Takes as much
+    /// room in $TMPDIR as what is merged.
+    Compact(compact::Options),
+    /// Make a snapshot, which holds every page: what lies before it can go when it is older than the retention
+    ///
+    /// Also merges and deletes, as compact does.
+    Snapshot(compact::Options),
+    /// Remove a database from the bucket, or what lies before an age; shows what it would do, and does it with --yes
     ///
     /// Nothing brings it back. Close every program that has the database open before: that can't be seen from here, and such
     /// a program would go on writing.
@@ -87,6 +98,8 @@ impl Command {
             Self::Diff(options) => diff::run(common, options, output).await,
             Self::Branch(options) => branch::run(common, options, output).await,
             Self::Import(options) => import::run(common, options, output).await,
+            Self::Compact(options) => compact::run(common, options, Scope::Now, output).await,
+            Self::Snapshot(options) => compact::run(common, options, Scope::Snapshot, output).await,
             Self::Rm(options) => rm::run(common, options, output).await,
             Self::Doctor => doctor::run(common, output).await,
             Self::CreateBucket => create_bucket::run(common, output).await,
@@ -175,8 +188,13 @@ impl<F: Fn() -> String> OnCancel<F> {
 impl<F: Fn() -> String> Drop for OnCancel<F> {
     fn drop(&mut self) {
         if let Some(says) = &self.0 {
-            // When it can't be written there is nobody to tell.
-            let _ = writeln!(Stderr, "bottomless-cli: {}", says());
+            warn(&says());
         }
     }
+}
+
+/// Says something on standard error.
+fn warn(text: &str) {
+    // When it can't be written there is nobody to tell.
+    let _ = writeln!(Stderr, "bottomless-cli: {text}");
 }

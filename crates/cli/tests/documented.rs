@@ -72,6 +72,8 @@ const RUNS: &[(&str, usize, &[&str])] = &[
     ("restore", 0, &["restore", "-d", "test.db", "-o", "restored.db"]),
     ("branch", 0, &["branch", "test.db", "experiment.db"]),
     ("import", 0, &["import", "imported.db"]),
+    ("compact", 0, &["compact", "-d", "test.db"]),
+    ("rm", 1, &["rm", "-d", "test.db", "--older-than", "30d"]),
     ("rm", 0, &["rm", "-d", "test.db"]),
     ("doctor", 0, &["doctor"]),
     ("create-bucket", 0, &["create-bucket"]),

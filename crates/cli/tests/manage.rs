@@ -6,6 +6,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc::{F_RDLCK, F_WRLCK, SEEK_SET, flock};
@@ -90,6 +91,86 @@ fn rm_shows_what_it_would_do_and_does_it_when_told() {
     assert_eq!(world.keys("test.db2"), ["test.db2/0000/notes"]);
     assert!(world.run(&["rm", "-d", "test.db", "--yes"]).failed(1).contains("no database test.db"));
     assert!(world.run(&["rm", "--yes"]).failed(2).contains("-d"));
+}
+
+/// Ten transactions in the log.
+fn log(world: &World, id: &str) -> Vec<u8> {
+    let mut before = Vec::new();
+    for txid in 1..=10 {
+        let after = pages(&[1, 2, u8::try_from(txid).unwrap()]);
+        world.put(id, 0, (txid, txid), &before, &after);
+        before = after;
+    }
+    before
+}
+
+#[test]
+fn compact_and_snapshot_merge_and_delete_nothing_that_is_protected() {
+    let world = World::new();
+    let last = log(&world, "test.db");
+    let json = world.run(&["compact", "-d", "test.db", "--retention", "1s", "--json"]).json();
+    let made = |json: &serde_json::Value| {
+        json["made"].as_array().unwrap().iter().map(|made| made["level"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(made(&json).first(), Some(&1), "{json}");
+    assert_eq!((&json["deleted_objects"], &json["not_deleted"]), (&json!(0), &json!(null)), "the fence window");
+    assert!(restored(&world, "test.db", &[]) == last);
+
+    let after = pages(&[7, 8, 9]);
+    world.put("test.db", 0, (11, 11), &last, &after);
+    let json = world.run(&["snapshot", "-d", "test.db", "--json"]).json();
+    assert!(made(&json).contains(&9), "{json}");
+    assert!(world.keys("test.db/0009").iter().any(|key| key.ends_with("0000000000000001-000000000000000b.ltx")));
+    assert!(restored(&world, "test.db", &[]) == after);
+    let again = world.run(&["snapshot", "-d", "test.db"]);
+    assert!(again.out().contains("nothing to merge"), "{}", again.out());
+
+    for command in ["compact", "snapshot"] {
+        assert!(world.run(&[command, "-d", "none.db"]).failed(1).contains("no database none.db"));
+        assert!(world.run(&[command, "-d", "test.db", "--retention", "soon"]).failed(2).contains("24h"));
+        let mut wrong = world.command(&[command, "-d", "test.db"]);
+        let ran = support::Ran(wrong.env("LIBSQL_BOTTOMLESS_RETENTION", "soon").output().unwrap());
+        assert!(ran.failed(2).contains("LIBSQL_BOTTOMLESS_RETENTION"), "{}", ran.err());
+    }
+}
+
+#[test]
+fn rm_older_than_deletes_what_is_replaced_and_nothing_else() {
+    let world = World::new();
+    world.put_bytes(
+        "test.db/bottomless.json",
+        br#"{"fence_window_seconds": 0.2, "fence_window_before_seconds": 0.2}"#.to_vec(),
+    );
+    let last = log(&world, "test.db");
+    let rm = |more: &[&str]| world.run(&[&["rm", "-d", "test.db", "--older-than"], more].concat());
+    assert!(rm(&["1s"]).out().contains("bottomless-cli compact"), "{}", rm(&["1s"]).err());
+    assert_eq!(world.run(&["snapshot", "-d", "test.db", "--retention", "30d"]).code(), Some(0));
+    let before = world.keys("test.db");
+    assert!(rm(&["30d", "--yes"]).out().contains("Nothing of test.db can go"));
+    // The store's clock goes on.
+    let began = Instant::now();
+    let shown = loop {
+        let json = rm(&["0.2", "--json"]).json();
+        if json["objects"].as_u64() >= Some(10) {
+            break json;
+        }
+        assert!(began.elapsed() < Duration::from_secs(120), "{json}");
+    };
+    assert_eq!((&shown["done"], &shown["oldest_restorable"]["txid"]), (&json!(false), &json!("000000000000000a")));
+    assert_eq!(world.keys("test.db"), before, "only shown");
+    let json = rm(&["0.2", "--yes", "--json"]).json();
+    assert_eq!(
+        (&json["done"], &json["objects"], &json["not_deleted"]),
+        (&json!(true), &shown["objects"], &json!(null))
+    );
+    assert_eq!(
+        world.keys("test.db"),
+        ["test.db/0009/0000000000000001-000000000000000a.ltx", "test.db/bottomless.json"]
+    );
+    assert!(restored(&world, "test.db", &[]) == last);
+    for wrong in ["soon", "0", "2999-01-01T00:00:00Z"] {
+        assert_eq!(world.run(&["rm", "-d", "test.db", &format!("--older-than={wrong}")]).code(), Some(2), "{wrong}");
+    }
 }
 
 #[test]

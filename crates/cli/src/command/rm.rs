@@ -3,12 +3,13 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bottomless_history::{DatabaseId, History, PlanError, Progress, Removal};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use super::{OnCancel, Place, Shelf, connect};
+use super::{OnCancel, Place, Shelf, connect, rm_older};
 use crate::args::Common;
 use crate::bar::Bar;
 use crate::error::Error;
@@ -20,12 +21,19 @@ pub(crate) struct Options {
     /// Do it; without this, only what would be done is shown
     #[arg(long)]
     yes: bool,
+
+    /// Only what transactions of this age or younger don't need, like 30d, or 2026-11-22T14:02:00Z: the database stays
+    #[arg(long, value_name = "TIME", value_parser = rm_older::age)]
+    older_than: Option<Duration>,
 }
 
 /// A compaction that was under way may have made an object meanwhile.
 const ROUNDS: usize = 3;
 
 pub(crate) async fn run(common: &Common, options: &Options, output: Output) -> Result<(), Error> {
+    if let Some(age) = options.older_than {
+        return rm_older::run(common, age, options.yes, output).await;
+    }
     let location = common.location()?;
     let history = History::new(connect(&location).await?, common.one_database()?);
     let mut removal = history.removal().await?;
