@@ -18,7 +18,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Starts a command whose downloads wait from the one of this number on, and returns when it waits.
 fn start(world: &World, downloads: usize, arguments: &[&str]) -> (Child, Gate) {
-    let gate = Gate::after(world.server.url(), downloads);
+    start_before(world, ("GET", downloads), arguments)
+}
+
+/// The same for requests of another method.
+fn start_before(world: &World, (method, count): (&'static str, usize), arguments: &[&str]) -> (Child, Gate) {
+    let gate = Gate::after_some(world.server.url(), method, count);
     let child = command(&gate.url, world.folder.path(), arguments)
         .current_dir(world.folder.path())
         .env("TMPDIR", world.path("tmp"))
@@ -85,5 +90,61 @@ fn an_interrupted_verify_leaves_nothing() {
             assert_eq!(files(&tmp), [""; 0]);
             assert_eq!(files(world.folder.path()), before);
         }
+    }
+}
+
+#[test]
+fn an_interrupted_branch_is_no_database_and_goes_on() {
+    let world = World::new();
+    world.levels();
+    let restore = |id| world.run(&["restore", "-d", id, "-f", "-o", world.path("out.db").to_str().unwrap()]);
+    let plan = world.run(&["branch", "test.db", "plan.db", "--json"]).json()["objects"].as_u64().unwrap();
+    assert!(plan > 2);
+    for (signal, code, says) in SIGNALS {
+        // Before the first copy, and before the last, which waits for all others.
+        for copies in [0, usize::try_from(plan).unwrap() - 1] {
+            let (child, gate) = start_before(&world, ("PUT", copies), &["branch", "test.db", "b.db"]);
+            let ran = end(child, signal);
+            drop(gate);
+            assert!(ran.failed(code).contains(says) && ran.err().contains("rm -d b.db --yes"), "{}", ran.err());
+            if copies > 0 {
+                assert_eq!(world.keys("b.db").len(), copies);
+                assert!(restore("b.db").failed(1).contains("gap"));
+            }
+            assert_eq!(world.run(&["branch", "test.db", "b.db"]).code(), Some(0));
+            assert_eq!(restore("b.db").code(), Some(0));
+            assert_eq!(world.run(&["rm", "-d", "b.db", "--yes"]).code(), Some(0));
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_rm_says_how_far_it_came_and_goes_on() {
+    let world = World::new();
+    for (signal, code, says) in SIGNALS {
+        world.three_transactions();
+        let (child, gate) = start_before(&world, ("DELETE", 2), &["rm", "-d", "test.db", "--yes"]);
+        let ran = end(child, signal);
+        drop(gate);
+        assert!(ran.failed(code).contains(says) && ran.err().contains("2 of 4 objects"), "{}", ran.err());
+        assert!(world.run(&["restore", "-d", "test.db", "-o", "none"]).failed(1).contains("gap"));
+        assert_eq!(world.run(&["rm", "-d", "test.db", "--yes"]).code(), Some(0));
+        assert_eq!(world.keys("test.db"), [""; 0]);
+    }
+}
+
+#[test]
+fn an_interrupted_import_leaves_nothing() {
+    let world = World::new();
+    fs::create_dir(world.path("tmp")).unwrap();
+    let file = world.path("app.db");
+    fs::write(&file, support::sqlite(&[1, 2])).unwrap();
+    let before = files(world.folder.path());
+    for (signal, code, says) in SIGNALS {
+        let (child, _gate) = start_before(&world, ("PUT", 0), &["import", file.to_str().unwrap()]);
+        assert!(end(child, signal).failed(code).contains(says));
+        assert_eq!(world.keys("app.db"), [""; 0]);
+        assert_eq!(files(&world.path("tmp")), [""; 0]);
+        assert_eq!(files(world.folder.path()), before);
     }
 }

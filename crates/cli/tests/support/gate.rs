@@ -1,4 +1,4 @@
-//! A way to the server that closes behind some downloads.
+//! A way to the server that closes behind some requests.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -18,6 +18,11 @@ pub(crate) struct Gate {
 impl Gate {
     /// Lets so many GET requests for objects of a history through.
     pub(crate) fn after(behind: &str, downloads: usize) -> Self {
+        Self::after_some(behind, "GET", downloads)
+    }
+
+    /// Lets so many requests of this method for objects of a history through.
+    pub(crate) fn after_some(behind: &str, method: &'static str, count: usize) -> Self {
         let behind = behind.strip_prefix("http://").unwrap().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -32,7 +37,7 @@ impl Gate {
                 kept.lock().unwrap().push(client.try_clone().unwrap());
                 let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 let (seen, sender) = (Arc::clone(&seen), sender.clone());
-                thread::spawn(move || forward(from, to, &seen, downloads, &sender));
+                thread::spawn(move || forward(from, to, &seen, (method, count), &sender));
                 let (mut from, mut to) = (server, client);
                 thread::spawn(move || std::io::copy(&mut from, &mut to));
             }
@@ -42,12 +47,18 @@ impl Gate {
 }
 
 /// A request without a body is one piece here: this client sends the next one only behind the reply.
-fn forward(mut from: TcpStream, mut to: TcpStream, seen: &AtomicUsize, downloads: usize, waiting: &Sender<()>) {
+fn forward(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    seen: &AtomicUsize,
+    (method, count): (&str, usize),
+    waiting: &Sender<()>,
+) {
     let mut bytes = [0; 1 << 16];
     while let Ok(length @ 1..) = from.read(&mut bytes) {
         let request = String::from_utf8_lossy(&bytes[..length]);
         let line = request.lines().next().unwrap_or_default();
-        if line.starts_with("GET ") && line.contains(".ltx") && seen.fetch_add(1, Ordering::SeqCst) >= downloads {
+        if line.starts_with(method) && line.contains(".ltx") && seen.fetch_add(1, Ordering::SeqCst) >= count {
             let _ = waiting.send(());
             return;
         }
