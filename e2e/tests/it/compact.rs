@@ -125,8 +125,8 @@ fn when_the_process_that_compacts_dies_another_takes_over() {
 #[test]
 fn where_nothing_may_be_deleted_it_warns_once_and_goes_on() {
     let mut world = World::new("nodelete");
-    world.compact([100, 300, NEVER], NEVER, 1000);
-    set_window(&world, 1.0);
+    world.compact([100, 300, NEVER], NEVER, 2000);
+    set_window(&world, 2.0);
     let mut session = world.open(Host::Newest);
     created(&mut session, "DELETE");
     world.proxy.fail_only(Some("DELETE"), "/000", Fault::Answer(Answer::new(403, "AccessDenied")));

@@ -340,11 +340,17 @@ impl Stage {
         self.order.is_some()
     }
 
-    /// Whether the victim has come so often to every point of this family.
-    pub(super) fn has_reached_all(&self, family: &str, times: u64) -> bool {
+    /// Where the victim is to die, and what it said.
+    pub(super) fn doom(&self) -> String {
+        let stderr = self.victim.as_ref().map(Session::stderr).unwrap_or_default();
+        format!("{:?}, {stderr}", self.order)
+    }
+
+    /// Whether the victim has come to every point of this family.
+    pub(super) fn has_reached_all(&self, family: &str) -> bool {
         let reached = self.reached();
         let mut points = Point::ALL.iter().map(|point| point.name()).filter(|name| name.starts_with(family));
-        points.all(|name| reached.get(name).is_some_and(|count| *count >= times))
+        points.all(|name| reached.contains_key(name))
     }
 
     // The end.
