@@ -210,12 +210,20 @@ impl Bucket {
     }
 
     /// The time by the clock that gives objects their [`Object::modified`], or earlier by a moment: that of a service as
-    /// its last reply told it, that of this machine where the bucket is a folder or in memory. `None`: no reply has told it.
-    #[must_use]
-    pub fn now(&self) -> Option<SystemTime> {
-        match &self.inner.requests {
-            Some(requests) => requests.wire.clock.now(),
-            None => Some(SystemTime::now()),
+    /// its last reply told it; that of the file system where the bucket is a folder, which may be another machine's; that of
+    /// this machine where it is in memory. `None`: no reply has told it, or the folder can't be written.
+    pub async fn now(&self) -> Option<SystemTime> {
+        if let Some(requests) = &self.inner.requests {
+            return requests.wire.clock.now();
+        }
+        let Some(folder) = self.inner.folder.clone() else { return Some(SystemTime::now()) };
+        let time = tokio::task::spawn_blocking(move || local::time(&folder)).await.map_err(std::io::Error::other);
+        match time.flatten() {
+            Ok(time) => Some(time),
+            Err(error) => {
+                tracing::debug!(location = %self.inner.location, %error, "the file system does not tell its time");
+                None
+            }
         }
     }
 

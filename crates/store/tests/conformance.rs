@@ -18,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 struct Place {
     name: &'static str,
     bucket: Bucket,
-    _folder: Option<tempfile::TempDir>,
+    folder: Option<tempfile::TempDir>,
     server: Option<Server>,
 }
 
@@ -36,17 +36,17 @@ async fn places() -> Vec<Place> {
     let on_server = location(server.url());
     Bucket::create_bucket(&on_server, &transport).await.unwrap();
     vec![
-        Place { name: "memory", bucket: memory, _folder: None, server: None },
+        Place { name: "memory", bucket: memory, folder: None, server: None },
         Place {
             name: "folder",
             bucket: Bucket::connect(&in_folder, &transport).await.unwrap(),
-            _folder: Some(folder),
+            folder: Some(folder),
             server: None,
         },
         Place {
             name: "server",
             bucket: Bucket::connect(&on_server, &transport).await.unwrap(),
-            _folder: None,
+            folder: None,
             server: Some(server),
         },
     ]
@@ -106,6 +106,33 @@ async fn a_large_object_is_written_in_parts_or_not_at_all() {
         let error = bucket.write_parts("a db/2.ltx", &short, SystemTime::now(), PART, TIMEOUT).await.unwrap_err();
         assert_eq!(error.kind(), StoreErrorKind::Disk, "{name}: {error}");
         assert_eq!(bucket.list("a db", None).await.unwrap().len(), 1, "{name}");
+    }
+}
+
+/// The clock of a folder is that of its file system, which goes in steps: ours is ahead of it.
+#[tokio::test]
+async fn the_time_is_by_the_clock_of_the_objects() {
+    for Place { name, bucket, folder, .. } in places().await {
+        if name == "server" {
+            // It tells whole seconds.
+            continue;
+        }
+        for round in 0..20 {
+            let modified = async |when| {
+                let key = format!("db/{round}-{when}");
+                create(&bucket, &key, &memory("content")).await;
+                bucket.get_end(&key, 1).await.unwrap().1.modified
+            };
+            let before = modified("before").await;
+            let now = bucket.now().await.unwrap();
+            let after = modified("after").await;
+            assert!(before <= now && now <= after, "{name}: {before:?} {now:?} {after:?}");
+        }
+        assert_eq!(bucket.list("db", None).await.unwrap().len(), 40);
+        if let Some(folder) = folder {
+            drop(folder);
+            assert_eq!(bucket.now().await, None, "there is no such folder any more");
+        }
     }
 }
 

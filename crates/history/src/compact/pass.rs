@@ -145,7 +145,8 @@ impl History {
         let mut made: Vec<Merged> = Vec::new();
         let mut listings = 1;
         loop {
-            let Some(name) = listing.next(policy, scope, self.time(&listing)) else {
+            let now = self.time(&listing).await;
+            let Some(name) = listing.next(policy, scope, now) else {
                 if !is_cut {
                     break;
                 }
@@ -231,16 +232,16 @@ impl History {
     }
 
     /// The time by the store's clock, or earlier. A store that does not tell it has seen its newest object.
-    fn time(&self, listing: &Listing) -> SystemTime {
+    async fn time(&self, listing: &Listing) -> SystemTime {
         let newest = || listing.entries().iter().map(|entry| entry.modified).max();
-        self.bucket().now().or_else(newest).unwrap_or(SystemTime::UNIX_EPOCH)
+        self.bucket().now().await.or_else(newest).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     /// The levels above the log first, and then of the log what may be old enough to be deleted.
     async fn list_for_deletion(&self, policy: &Policy) -> Result<Listed, HistoryError> {
         let at = Moment::now();
         let mut listing = self.list(Some(Txid::MAX)).await?;
-        let now = self.time(&listing);
+        let now = self.time(&listing).await;
         let (settings, modified) = self.dated_settings(&listing).await?;
         let window = settings.deletion_window(modified, now);
         let goes_on = |object: &Object| {
