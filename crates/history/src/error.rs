@@ -66,7 +66,11 @@ pub enum HistoryError {
     #[error(
         "{key} was created, but what is read back is damaged ({cause}); {}. Nothing is lost: what it was made from is \
          still there. The store, the way to it or the memory of this machine is at fault",
-        if *removed { "it was removed again" } else { "delete it, or move it away" }
+        if *removed {
+            "it was removed again"
+        } else {
+            "if it still is (bottomless-cli verify tells), delete it or move it away, and it is made anew"
+        }
     )]
     ReadBack {
         /// Its key.

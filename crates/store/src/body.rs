@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,6 +33,23 @@ impl Body {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
             Self::File { length, .. } => *length,
+        }
+    }
+
+    /// These bytes of it; a file is read from the disk.
+    ///
+    /// # Errors
+    /// Whatever the disk says; an early end is an error.
+    pub fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        let too_large = |_| io::Error::from(io::ErrorKind::InvalidInput);
+        let length = usize::try_from(range.end.saturating_sub(range.start)).map_err(too_large)?;
+        match self {
+            Self::Memory(bytes) => {
+                let start = usize::try_from(range.start).map_err(too_large)?;
+                let end = start.checked_add(length).filter(|&end| end <= bytes.len());
+                Ok(bytes.slice(start..end.ok_or(io::ErrorKind::UnexpectedEof)?))
+            }
+            Self::File { file, .. } => read_chunk(file, range.start, length),
         }
     }
 

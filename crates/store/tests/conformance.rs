@@ -1,6 +1,6 @@
 //! One suite for every kind of bucket: in memory, a folder, and an S3 server over real HTTP, with signed and unsigned
 //! requests.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs::File;
 use std::io::Write;
@@ -93,17 +93,23 @@ async fn a_large_object_is_written_in_parts_or_not_at_all() {
     for Place { name, bucket, .. } in places().await {
         for body in [file(&content), Body::Memory(content.clone().into())] {
             let before = bucket.counters();
-            let e_tag = bucket.write_parts("a db/1.ltx", &body, SystemTime::now(), PART, TIMEOUT).await.unwrap();
+            let created = bucket.create_parts("a db/1.ltx", &body, SystemTime::now(), PART, TIMEOUT).await.unwrap();
+            let CreateOutcome::Created { e_tag } = created else { panic!("{name}: {created:?}") };
             let after = bucket.counters();
             assert!(bucket.get("a db/1.ltx").await.unwrap() == content, "{name}");
             let listed = bucket.list("a db", None).await.unwrap().remove(0).e_tag;
             assert!(e_tag.is_none() || e_tag == listed, "{name}: {e_tag:?} {listed:?}");
             // Three parts, and what begins and ends the upload.
             assert!((4..=5).contains(&(after.put - before.put)), "{name}");
-            assert_eq!(after.delete, before.delete, "{name}");
+            assert_eq!((after.head - before.head, after.delete), (1, before.delete), "{name}");
             assert!(after.bytes_up - before.bytes_up >= content.len() as u64, "{name}");
+            bucket.delete("a db/1.ltx").await.unwrap();
         }
-        let error = bucket.write_parts("a db/2.ltx", &short, SystemTime::now(), PART, TIMEOUT).await.unwrap_err();
+        assert!(matches!(create(&bucket, "a db/1.ltx", &memory("another's")).await, CreateOutcome::Created { .. }));
+        let late = bucket.create_parts("a db/1.ltx", &file(&content), SystemTime::now(), PART, TIMEOUT).await;
+        assert_eq!(late.unwrap(), CreateOutcome::Exists, "{name}");
+        assert_eq!(bucket.get("a db/1.ltx").await.unwrap(), "another's", "{name}");
+        let error = bucket.create_parts("a db/2.ltx", &short, SystemTime::now(), PART, TIMEOUT).await.unwrap_err();
         assert_eq!(error.kind(), StoreErrorKind::Disk, "{name}: {error}");
         assert_eq!(bucket.list("a db", None).await.unwrap().len(), 1, "{name}");
     }

@@ -45,8 +45,8 @@ pub struct MergeOptions {
     pub whole_length: u64,
     /// Larger ones are read in runs of about this many bytes. Up to `requests` of them are in memory.
     pub run_length: u64,
-    /// Objects up to this many bytes are created with one PUT; larger ones in parts, which does not ask whether the object
-    /// exists.
+    /// Objects up to this many bytes are created with one PUT; larger ones in parts, which has no condition: whether the object
+    /// exists is looked up before.
     pub put_length: u64,
     /// Bytes of such a part, which is in memory.
     pub part_length: u64,

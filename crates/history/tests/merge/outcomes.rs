@@ -182,6 +182,40 @@ async fn an_object_in_parts() {
     }
 }
 
+/// Another machine was faster, by the time that the parts are there: with a good object, or a damaged one.
+#[tokio::test]
+async fn parts_do_not_take_anothers_place() {
+    for damaged in [false, true] {
+        let (store, history, timeline) = filled().await;
+        let key = name(1, 2, 6).key(history.id());
+        let listing = history.list(None).await.unwrap();
+        let mut other = object(&timeline, 2, 6);
+        let middle = other.len() / 2;
+        other[middle] ^= u8::from(damaged);
+        put(&history, &key, other.clone()).await;
+        let [_, options] = both();
+        let made = history.merge(&listing, name(1, 2, 6), &options).await;
+        assert_eq!(made.map(|merged| merged.created).ok(), (!damaged).then_some(false));
+        assert!(get(&history, name(1, 2, 6)).await == other);
+        assert_eq!(store.aborted.load(Ordering::Relaxed), 1);
+    }
+}
+
+/// It was written without a condition: what is there now may be another's, which has mended it meanwhile.
+#[tokio::test]
+async fn what_was_written_without_a_condition_is_not_removed_again() {
+    let [_, parts] = both();
+    for (fault, options) in [(Fault::Garbled, parts), (Fault::UnknownAndGarbled, options())] {
+        let (store, history, _) = filled().await;
+        store.fail(&[fault]);
+        let error = merge(&history, name(1, 2, 6), &options).await.unwrap_err();
+        let HistoryError::ReadBack { key, removed: false, .. } = &error else { panic!("{error}") };
+        assert_eq!(*key, name(1, 2, 6).key(history.id()));
+        assert!(error.to_string().contains("bottomless-cli verify"), "{error}");
+        assert!(exists(&history, name(1, 2, 6)).await);
+    }
+}
+
 #[tokio::test]
 async fn parts_that_fail_are_given_up() {
     for fault in [Fault::Failed, Fault::Silent] {

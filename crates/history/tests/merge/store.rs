@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bottomless_history::{DatabaseId, History};
@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     Garbled,
     /// Conditional writes are not known.
     Unknown,
+    /// Nor are they; and of the next other write another byte is stored.
+    UnknownAndGarbled,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +45,7 @@ pub(crate) struct OddStore {
     pub(crate) faults: Mutex<VecDeque<Fault>>,
     /// So many GETs of more than a few bytes reply with another byte in the middle.
     pub(crate) garbled_reads: AtomicUsize,
+    garbles_overwrite: AtomicBool,
     /// All writers meet here before they create.
     pub(crate) meeting: Mutex<Option<Arc<Barrier>>>,
     /// PUTs that were sent: conditional, others, parts.
@@ -101,6 +104,10 @@ impl ObjectStore for OddStore {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         if options.mode != PutMode::Create {
             self.overwrites.fetch_add(1, Ordering::Relaxed);
+            if self.garbles_overwrite.swap(false, Ordering::Relaxed) {
+                let bytes = garbled(&payload.into());
+                return self.inner.put_opts(path, PutPayload::from_bytes(bytes), options).await;
+            }
             return self.inner.put_opts(path, payload, options).await;
         }
         self.creates.fetch_add(1, Ordering::Relaxed);
@@ -124,7 +131,8 @@ impl ObjectStore for OddStore {
                 let bytes = garbled(&payload.into());
                 self.inner.put_opts(path, PutPayload::from_bytes(bytes), options).await
             }
-            Some(Fault::Unknown) => {
+            Some(fault @ (Fault::Unknown | Fault::UnknownAndGarbled)) => {
+                self.garbles_overwrite.store(fault == Fault::UnknownAndGarbled, Ordering::Relaxed);
                 Err(Error::NotImplemented { operation: "If-None-Match".into(), implementer: "a test".into() })
             }
         }
@@ -196,6 +204,7 @@ impl MultipartUpload for OddUpload {
         self.parts.fetch_add(1, Ordering::Relaxed);
         match self.faults.pop_front() {
             Some(Fault::Silent) => Box::pin(std::future::pending()),
+            Some(Fault::Garbled) => self.inner.put_part(PutPayload::from_bytes(garbled(&data.into()))),
             Some(_) => Box::pin(async { Err(unclear()) }),
             None => self.inner.put_part(data),
         }
