@@ -94,11 +94,12 @@ fn a_long_log_is_compacted_before_the_database_is_opened() {
     session.close();
     session.config.compaction = Some(policy([1, 3_600_000, 3_600_000]));
     session.open().unwrap();
-    session.db().compact_in_background(30);
+    // Without the first, which stays in the log until there is a snapshot.
+    session.db().compact_in_background(29);
     assert_eq!(level(&session, 1), (0, 0), "not longer than that");
     session.close();
     session.open().unwrap();
-    session.db().compact_in_background(29);
+    session.db().compact_in_background(28);
     assert_eq!(level(&session, 1), (1, 30), "when it returns, that is done");
     session.finish();
 }
@@ -112,7 +113,7 @@ fn programs_that_live_shorter_than_any_interval_keep_their_log_short() {
     for run in 1..=70 {
         session.open().unwrap();
         session.db().compact_in_background(LONG);
-        let left = session.oracle.last() - level(&session, 1).1;
+        let left = session.oracle.last().saturating_sub(level(&session, 1).1.max(1));
         assert!(left <= LONG, "run {run}: {left}");
         commit(&mut session, Edit::Overwrite);
         session.close();
@@ -177,8 +178,10 @@ fn the_status_says_how_compaction_goes_on() {
     session.db().compact_in_background(1000);
     assert_eq!(status(session.db())["compaction"], "on");
     assert_eq!(status(session.db())["compacted_txid"], 0);
+    // The first stays in the log until there is a snapshot.
     commit(&mut session, Edit::Overwrite);
-    wait_until("it is merged", || status(session.db())["compacted_txid"] == 1);
+    commit(&mut session, Edit::Overwrite);
+    wait_until("it is merged", || status(session.db())["compacted_txid"] == 2);
     assert!(status(session.db())["last_compaction"].as_str().unwrap().starts_with("20"));
     store.fail(Plan::From(1, Fault::Denied));
     // By then the pass has nothing that it could list.

@@ -134,7 +134,8 @@ impl Upkeep {
     pub(crate) fn listed(&self, listing: &Listing) {
         let above = || listing.entries().iter().filter(|entry| entry.name.level != Level::LOG);
         let merged = above().map(|entry| entry.name.max).max().unwrap_or_default();
-        let left = listing.last_txid().get().saturating_sub(merged.get());
+        // The first transaction stays in the log until there is a snapshot.
+        let left = listing.last_txid().get().saturating_sub(merged.max(Txid::FIRST).get());
         let level1 = self.policy.levels[0];
         let made = above().map(|entry| entry.modified).max();
         // Both by the store's clock and by ours: that it is due shows when the thread looks.
