@@ -37,7 +37,9 @@ pub fn merge(world: &World, level: u8, (first, last): (u64, u64), before: Option
     };
     let (old, new) = (pages(&before), pages(&after));
     let checksum = |pages: &[(PageNumber, Vec<u8>)]| {
-        pages.iter().fold(Checksum::EMPTY, |total, (page, content)| total.toggle(Checksum::of_page(*page, content)))
+        pages
+            .iter()
+            .fold(Checksum::EMPTY, |total, (page, content)| total.toggle_page(Checksum::of_page(*page, content)))
     };
     // A merged object bears the writer and the time of its last transaction.
     let key = world.log_key(last);

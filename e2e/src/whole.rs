@@ -24,7 +24,8 @@ pub fn checksum_of(path: &Path) -> (Checksum, u32) {
     let size = u32::from_be_bytes(content[28..32].try_into().expect("four bytes"));
     let pages = content.chunks(page_size.bytes()).take(size as usize);
     let numbered = (1..).filter_map(PageNumber::new).zip(pages).filter(|(page, _)| *page != page_size.lock_page());
-    let total = numbered.fold(Checksum::EMPTY, |total, (page, content)| total.toggle(Checksum::of_page(page, content)));
+    let total =
+        numbered.fold(Checksum::EMPTY, |total, (page, content)| total.toggle_page(Checksum::of_page(page, content)));
     (total, size)
 }
 

@@ -179,7 +179,7 @@ impl<'a> LocalReader<'a> {
             }
             self.read_page(page, &mut content)?;
             let checksum = Checksum::of_page(page, &content);
-            total = total.toggle(checksum);
+            total = total.toggle_page(checksum);
             all.push(Some(checksum));
         }
         Ok((all, total))

@@ -192,6 +192,8 @@ struct Newest {
     time: SystemTime,
     /// The database checksum after it, where it names one.
     expected: Option<Checksum>,
+    /// LTX's own, in objects of others.
+    ltx: Option<Checksum>,
     /// It does not name ours.
     is_foreign: bool,
 }
@@ -216,14 +218,15 @@ impl Newest {
         })
         .await?
         .map_err(HistoryError::Disk)?;
-        let expected = header.database.map(|database| database.after).or(object.tail.trailer.post_apply_checksum);
+        let expected = header.database.map(|database| database.after);
+        let ltx = object.tail.trailer.post_apply_checksum;
         let (time, is_foreign) = (from_milliseconds(header.timestamp_ms), header.database.is_none());
-        Ok(Self { key: object.key.clone(), target, time, expected, is_foreign })
+        Ok(Self { key: object.key.clone(), target, time, expected, ltx, is_foreign })
     }
 
     /// Whether every page is there, and whether together they are the database that was there.
     fn finish(self, txid: Txid, last: &Entry, base: &[Option<Checksum>], bytes: u64) -> Result<Restored, HistoryError> {
-        let Self { key, target, time, expected, is_foreign } = self;
+        let Self { key, target, time, expected, ltx, is_foreign } = self;
         // Every worker has ended, so this is the only handle.
         let target =
             Arc::into_inner(target).ok_or_else(|| HistoryError::Interrupted("a worker is still running".into()))?;
@@ -235,9 +238,15 @@ impl Newest {
             let page = u32::try_from(page + 1).unwrap_or(u32::MAX);
             return Err(HistoryError::damaged(key, Damage::MissingPage { page, size_in_pages }));
         }
-        let have = page_checksums.iter().flatten().fold(Checksum::EMPTY, |sum, &page| sum.toggle(page));
+        let have = page_checksums.iter().flatten().fold(Checksum::EMPTY, |sum, &page| sum.toggle_page(page));
         if let Some(need) = expected.filter(|&expected| expected != have) {
             return Err(HistoryError::damaged(key, Damage::Database { have, need }));
+        }
+        if let Some(need) = ltx {
+            let have = page_checksums.iter().flatten().copied().fold(Checksum::EMPTY, Checksum::join);
+            if have != need {
+                return Err(HistoryError::damaged(key, Damage::Database { have, need }));
+            }
         }
         Ok(Restored {
             position: Position { txid, checksum: have },

@@ -176,12 +176,13 @@ async fn the_lock_page_stays_a_hole() {
     let zeros = vec![0; page_size.bytes()];
     let mut base = Database { page_size, pages: Vec::new() }.base(1);
     base.page_checksums = (0..lock_page.index()).map(|i| Some(Checksum::of_page(page_number(i), &zeros))).collect();
-    base.position.checksum = base.page_checksums.iter().flatten().fold(Checksum::EMPTY, |sum, &page| sum.toggle(page));
+    base.position.checksum =
+        base.page_checksums.iter().flatten().fold(Checksum::EMPTY, |sum, &page| sum.toggle_page(page));
     let before = base.position.checksum;
 
     let content = vec![0x77; page_size.bytes()];
     let behind = page_number(lock_page.index() + 1);
-    let after = before.toggle(Checksum::of_page(behind, &content));
+    let after = before.toggle_page(Checksum::of_page(behind, &content));
     let size = behind.get() as usize;
     let pages = [(behind.index(), content.as_slice())].into();
     let object = encode(page_size, size, (2, 2), Some(DatabaseChecksums { before, after }), pages);

@@ -23,7 +23,7 @@ const HEADER: [u8; 100] = [
     0, 0, 0, 0, 0, 0, 0, 0,                         // WAL size
     0, 0, 0, 0, 0, 0, 0, 0,                         // WAL salts
     0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, // node id
-    b'B', b'T', b'M', b'1',
+    b'B', b'T', b'M', b'2',
     0x80, 0, 0, 0, 0, 0, 0, 0x01,                   // database checksum before
     0x80, 0, 0, 0, 0, 0, 0, 0x02,                   // database checksum after
 ];

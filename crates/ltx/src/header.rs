@@ -11,7 +11,7 @@ const MAGIC: [u8; 4] = *b"LTX1";
 const FLAG_NO_CHECKSUM: u32 = 1 << 1;
 
 /// Marks our use of the 20 bytes that LTX reserves: behind it stand the database checksums before and after.
-const TAG: [u8; 4] = *b"BTM1";
+const TAG: [u8; 4] = *b"BTM2";
 
 // Offsets of the fields.
 const FLAGS: usize = 4;

@@ -178,7 +178,7 @@ impl Reading {
                 continue;
             }
             self.snapshot.read_page(page, &mut content).map_err(ReadError::Disk)?;
-            self.checksum = self.checksum.toggle(Checksum::of_page(page, &content));
+            self.checksum = self.checksum.toggle_page(Checksum::of_page(page, &content));
             self.encoder.encode_page(page, &content, &mut out).map_err(ReadError::Encode)?;
             if self.encoder.length() > LARGEST_OBJECT {
                 return Err(ReadError::TooLarge);

@@ -184,7 +184,7 @@ fn object((min, max): (u64, u64), before: &[u8], after: &[u8]) -> Vec<u8> {
     let page_size = PageSize::try_from(u32::try_from(PAGE_BYTES).unwrap()).unwrap();
     let checksum = |file: &[u8]| {
         (1..).zip(file.chunks(PAGE_BYTES)).fold(Checksum::EMPTY, |sum, (number, page)| {
-            sum.toggle(Checksum::of_page(PageNumber::new(number).unwrap(), page))
+            sum.toggle_page(Checksum::of_page(PageNumber::new(number).unwrap(), page))
         })
     };
     let mut encoder = Encoder::new(page_size);

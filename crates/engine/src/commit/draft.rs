@@ -146,9 +146,9 @@ impl Database {
                 if old == Some(checksum) && !base.forced.contains(page.get()) {
                     continue;
                 }
-                after = old.map_or(after, |old| after.toggle(old));
+                after = old.map_or(after, |old| after.toggle_page(old));
             }
-            after = after.toggle(checksum);
+            after = after.toggle_page(checksum);
             if page == PageNumber::FIRST {
                 counter = Some(change_counter(&content));
             }
@@ -161,7 +161,7 @@ impl Database {
         }
         if !base.all {
             for page in (change.size_in_pages + 1..=record.size_in_pages).filter_map(PageNumber::new) {
-                after = self.known(&mut known, page)?.map_or(after, |old| after.toggle(old));
+                after = self.known(&mut known, page)?.map_or(after, |old| after.toggle_page(old));
             }
         }
         if pages.is_empty() && change.size_in_pages == record.size_in_pages {
@@ -203,7 +203,7 @@ impl Database {
     fn recount(&self, record: &Record, known: &mut PageChecksums<'_>) -> Result<Checksum> {
         let mut total = Checksum::EMPTY;
         for page in (1..=record.size_in_pages).filter_map(PageNumber::new) {
-            total = self.known(known, page)?.map_or(total, |checksum| total.toggle(checksum));
+            total = self.known(known, page)?.map_or(total, |checksum| total.toggle_page(checksum));
         }
         Ok(total)
     }

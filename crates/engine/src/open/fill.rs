@@ -164,7 +164,7 @@ impl Database {
             out.write_all(&content).map_err(disk)?;
             let checksum = Some(page).filter(|page| *page != page_size.lock_page());
             let checksum = checksum.map(|page| Checksum::of_page(page, &content));
-            total = checksum.map_or(total, |checksum| total.toggle(checksum));
+            total = checksum.map_or(total, |checksum| total.toggle_page(checksum));
             page_checksums.push(checksum);
         }
         out.flush().map_err(disk)?;

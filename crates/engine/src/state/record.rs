@@ -5,7 +5,7 @@ use bottomless_ltx::{Checksum, PageSize, Position, Txid, WriterId};
 use super::{BLOCK, Block};
 
 pub(super) const MAGIC: [u8; 8] = *b"BTMLOCAL";
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 pub(super) const LONGEST_E_TAG: usize = 96;
 
 const PROVEN: u32 = 1;

@@ -64,7 +64,7 @@ impl Image {
 
     /// The database checksum.
     pub fn checksum(&self) -> Checksum {
-        self.pages().fold(Checksum::EMPTY, |sum, (number, page)| sum.toggle(Checksum::of_page(number, page)))
+        self.pages().fold(Checksum::EMPTY, |sum, (number, page)| sum.toggle_page(Checksum::of_page(number, page)))
     }
 
     fn stamp(&mut self, page_size: u32, counter: u32) {

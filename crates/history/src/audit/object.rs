@@ -14,10 +14,10 @@ pub(super) struct Outline {
 }
 
 impl Outline {
-    fn new(header: &Header, post_apply: Option<Checksum>) -> Self {
+    fn new(header: &Header) -> Self {
         Self {
-            before: header.database.map(|database| database.before).or(header.pre_apply_checksum),
-            after: header.database.map(|database| database.after).or(post_apply),
+            before: header.database.map(|database| database.before),
+            after: header.database.map(|database| database.after),
         }
     }
 }
@@ -44,8 +44,8 @@ impl History {
         let header = self.check_name(entry.name, header)?;
         // The length of the index, too: an object that was cut off seldom ends with one that makes sense.
         Tail::parse(entry.size, &end).map_err(|error| damaged(error.into()))?;
-        let trailer = Trailer::decode(entry.size, &end).map_err(|error| damaged(error.into()))?;
-        Ok(Outline::new(&header, trailer.post_apply_checksum))
+        Trailer::decode(entry.size, &end).map_err(|error| damaged(error.into()))?;
+        Ok(Outline::new(&header))
     }
 
     /// Downloads an object and checks all of it: that its name, header, index and frames fit each other, its file checksum,
@@ -53,7 +53,7 @@ impl History {
     pub(super) async fn inspect(&self, entry: &Entry, options: &MergeOptions) -> Result<Outline, HistoryError> {
         self.check_not_empty(entry)?;
         let read = self.read_telling(entry, options).await?;
-        Ok(Outline::new(&read.header, read.trailer.post_apply_checksum))
+        Ok(Outline::new(&read.header))
     }
 
     /// Services refuse to send a part of an empty object.

@@ -74,7 +74,7 @@ impl History {
         let have = reader.verify(entry, &object).await?;
         let header = object.header.clone();
         let trailer = object.tail.trailer;
-        let need = header.database.map(|database| database.after).or(trailer.post_apply_checksum);
+        let need = header.database.map(|database| database.after);
         if let Some(need) = need.filter(|&need| object.holds_every_page() && need != have) {
             return Err(HistoryError::damaged(&object.key, Damage::Pages { have, need }));
         }

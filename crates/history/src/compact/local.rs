@@ -85,7 +85,7 @@ impl Merge<'_> {
             Err(HistoryError::Damaged { .. }) => return Ok(false),
             Err(error) => return Err(error),
         }
-        let have = picked.iter().map(Picked::sum).fold(self.spool.sum(), Checksum::toggle);
+        let have = picked.iter().map(Picked::sum).fold(self.spool.sum(), Checksum::join);
         if have != need || self.chain.precede(Link::of(entry, object)).is_err() {
             tracing::debug!(key = object.key, %have, %need, "the local pages do not make the snapshot");
             return Ok(false);

@@ -258,7 +258,6 @@ impl<'a> Merge<'a> {
         self.chain.precede(Link::of(entry, object))?;
         if self.newest.is_none() {
             let after = object.header.database.map(|database| database.after);
-            let after = after.or(object.tail.trailer.post_apply_checksum);
             self.newest = Some(Newest { key: object.key.clone(), header: object.header.clone(), after });
         } else {
             self.check_grown(size_in_pages)?;

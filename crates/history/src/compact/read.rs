@@ -123,7 +123,7 @@ impl<'a> Reader<'a> {
     pub(super) async fn verify(&self, entry: &Entry, object: &Arc<Opened>) -> Result<Checksum, HistoryError> {
         let page_size = object.header.page_size;
         let parts = self.read(entry, object, move |bytes, frames| page_checksums(bytes, frames, page_size)).await?;
-        Ok(parts.into_iter().fold(Checksum::EMPTY, Checksum::toggle))
+        Ok(parts.into_iter().fold(Checksum::EMPTY, Checksum::join))
     }
 
     /// Reads all frames, `requests` runs at a time, and verifies the file checksum.
@@ -222,7 +222,7 @@ fn picking(pickup: Pickup, page_size: PageSize) -> impl Fn(&[u8], &[Frame]) -> P
 fn page_checksums(bytes: &[u8], frames: &[Frame], page_size: PageSize) -> Part<Checksum> {
     let mut sum = Checksum::EMPTY;
     let part = decode_frames(bytes, frames, page_size, &mut Vec::new(), |page, content| {
-        sum = sum.toggle(Checksum::of_page(page, content));
+        sum = sum.toggle_page(Checksum::of_page(page, content));
         Ok::<_, ReadError>(())
     })?;
     Ok((part, sum))

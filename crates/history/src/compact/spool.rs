@@ -98,7 +98,7 @@ impl Spool {
         for part in picked {
             seen.extend(part.slots.iter().map(|slot| slot.page.get()));
             self.slots.extend(part.slots);
-            self.sum = self.sum.toggle(part.sum);
+            self.sum = self.sum.join(part.sum);
         }
     }
 
@@ -184,7 +184,7 @@ impl Filler {
             let Ok(checksum) = self.encoder.encode(page, &content, &mut frames) else { continue };
             let length = u32::try_from(frames.len() - start).unwrap_or(u32::MAX);
             picked.slots.push(Slot { place: start as u64, checksum, page, length });
-            picked.sum = picked.sum.toggle(Checksum::of_page(page, &content));
+            picked.sum = picked.sum.toggle_page(Checksum::of_page(page, &content));
         }
         let place = self.end.fetch_add(frames.len() as u64, Ordering::Relaxed);
         self.file.write_all_at(&frames, place)?;
@@ -200,7 +200,7 @@ impl Filler {
             self.file.read_exact_at(&mut frame, slot.place)?;
             let place = Frame { page: slot.page, length: slot.length, offset: 0 };
             decode_frames(&frame, &[place], self.page_size, &mut Vec::new(), |page, content| {
-                picked.sum = picked.sum.toggle(Checksum::of_page(page, content));
+                picked.sum = picked.sum.toggle_page(Checksum::of_page(page, content));
                 Ok::<_, DecodeError>(())
             })
             .map_err(io::Error::other)?;
@@ -322,7 +322,7 @@ impl Writer<'_> {
             return Ok(());
         }
         if self.pickup.add_up {
-            self.picked.sum = self.picked.sum.toggle(Checksum::of_page(page, whole.content));
+            self.picked.sum = self.picked.sum.toggle_page(Checksum::of_page(page, whole.content));
         }
         self.pickup.file.write_all_at(whole.bytes, self.place)?;
         self.picked.slots.push(Slot { place: self.place, checksum: whole.checksum, page, length });

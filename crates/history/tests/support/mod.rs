@@ -41,7 +41,7 @@ impl Database {
     }
 
     pub fn checksum(&self) -> Checksum {
-        self.page_checksums().into_iter().flatten().fold(Checksum::EMPTY, Checksum::toggle)
+        self.page_checksums().into_iter().flatten().fold(Checksum::EMPTY, Checksum::toggle_page)
     }
 
     pub fn base(&self, txid: u64) -> Base {
