@@ -1,6 +1,6 @@
 //! Two pages that change alike: the XOR of their CRCs stays as it was, since a CRC is linear. Handing a flag from one row to
 //! another is such a change. The checksum of a database must show it, or an open takes one state for another.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::cast_possible_truncation, missing_docs)]
 
 mod common;
 
