@@ -40,7 +40,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TIME", conflicts_with = "txid", value_parser = time)]
     timestamp: Option<SystemTime>,
 
-    /// Replace FILE if it exists, with its -wal, -shm, -journal and -bottomless; no program may have it open
+    /// Replace FILE if it exists, and what lies beside it of its name: -wal, -shm, -journal and -bottomless; no program
+    /// may have it open
     #[arg(short, long)]
     force: bool,
 }
@@ -103,10 +104,32 @@ impl<'a> Target<'a> {
         if path.is_dir() {
             return fail("is a folder");
         }
-        if !replace && fs::symlink_metadata(path).is_ok() {
-            return fail("exists already; remove it, name another file, or replace it with --force");
+        let target = Self { path, folder, name: name.to_owned(), replace };
+        target.refuse_what_is_there()?;
+        Ok(target)
+    }
+
+    /// Unless it may be replaced: the file, and what would be taken for a part of it.
+    fn refuse_what_is_there(&self) -> Result<(), Error> {
+        let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
+        if self.replace {
+            return Ok(());
         }
-        Ok(Self { path, folder, name: name.to_owned(), replace })
+        if is_there(self.path) {
+            return Err(Error::Failed(format!(
+                "{} exists already; remove it, name another file, or replace it with --force",
+                self.path.display()
+            )));
+        }
+        match COMPANIONS.map(|suffix| self.companion(suffix)).into_iter().find(|companion| is_there(companion)) {
+            Some(companion) => Err(Error::Failed(format!(
+                "{} can't be written: {} is there, which belongs to another database of that name; remove it if that one \
+                 is gone, name another file, or remove all that belongs to it with --force",
+                self.path.display(),
+                companion.display()
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// A file beside it: a rename works within one file system.
@@ -124,16 +147,20 @@ impl<'a> Target<'a> {
 
     fn put_in_place(&self, file: &File, temporary: TempPath) -> Result<(), Error> {
         file.sync_all().map_err(|error| self.error(&error))?;
-        self.remove_companions().map_err(|error| self.error(&error))?;
-        let placed = match self.replace {
-            true => temporary.persist(self.path),
-            false => temporary.persist_noclobber(self.path),
+        // A program may have made a database of that name meanwhile. Its own files come after the main file, which is not
+        // replaced: so nothing of it is touched.
+        self.refuse_what_is_there()?;
+        let placed = if self.replace {
+            self.remove_companions().map_err(|error| self.error(&error))?;
+            temporary.persist(self.path)
+        } else {
+            temporary.persist_noclobber(self.path)
         };
         placed.map_err(|error| self.error(&error.error))?;
         File::open(self.folder).and_then(|folder| folder.sync_all()).map_err(|error| self.error(&error))
     }
 
-    /// They belong to a database that is gone, or is about to be.
+    /// They belong to a database that is about to be replaced, or is gone.
     fn remove_companions(&self) -> io::Result<()> {
         for suffix in COMPANIONS {
             match fs::remove_file(self.companion(suffix)) {
@@ -270,5 +297,41 @@ mod tests {
         assert!(refused(&folder.path().join("none/a.db"), true).contains("folder does not exist"));
         assert!(refused(Path::new(".."), true).contains("no name"));
         assert!(Target::new(Path::new("no-such-file.db"), false).is_ok());
+    }
+
+    #[test]
+    fn nothing_of_another_database_is_removed_unless_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.db");
+        for suffix in COMPANIONS {
+            let companion = folder.path().join(format!("a.db{suffix}"));
+            // It was there when the command began.
+            fs::write(&companion, "precious").unwrap();
+            let refused = Target::new(&file, false).unwrap_err().to_string();
+            assert!(refused.contains(suffix) && refused.contains("--force"), "{refused}");
+            assert_eq!(fs::read(&companion).unwrap(), b"precious");
+            let forced = Target::new(&file, true).unwrap();
+            let (temporary, path) = forced.temporary().unwrap().into_parts();
+            forced.put_in_place(&temporary, path).unwrap();
+            assert!(!companion.exists());
+            fs::remove_file(&file).unwrap();
+
+            // It came during the download, alone or with its database.
+            let target = Target::new(&file, false).unwrap();
+            for is_with_main in [false, true] {
+                let (temporary, path) = target.temporary().unwrap().into_parts();
+                fs::write(&companion, "precious").unwrap();
+                if is_with_main {
+                    fs::write(&file, "another database").unwrap();
+                }
+                let refused = target.put_in_place(&temporary, path).unwrap_err().to_string();
+                assert!(refused.contains("--force"), "{refused}");
+                assert_eq!(fs::read(&companion).unwrap(), b"precious");
+                assert_eq!(fs::read(&file).ok(), is_with_main.then(|| b"another database".to_vec()));
+            }
+            fs::remove_file(&file).unwrap();
+            fs::remove_file(&companion).unwrap();
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the temporary files are gone");
     }
 }
