@@ -53,6 +53,7 @@ pub struct Listing {
     id: DatabaseId,
     entries: Vec<Entry>,
     settings: Option<Object>,
+    probes: Vec<Object>,
     foreign: Vec<String>,
     /// First and last transaction of the parts of the log that were not listed.
     passed_over: Vec<(Txid, Txid)>,
@@ -62,11 +63,19 @@ pub struct Listing {
 /// Where Litestream before version 0.5 keeps everything, below the prefix of a database.
 const GENERATIONS: &str = "/generations/";
 
+/// Whether the key is one under which conditional writes were tried (`bottomless_store::probe`): `probe-` and 16 hexadecimal
+/// digits.
+fn is_probe(id: &DatabaseId, key: &str) -> bool {
+    let name = key.strip_prefix(id.as_str()).and_then(|rest| rest.strip_prefix("/probe-"));
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    name.is_some_and(|name| name.len() == 16 && name.bytes().all(is_digit))
+}
+
 impl Listing {
     /// Sorts what lies below the prefix of `id` into objects of the history and others.
     #[must_use]
     pub fn new(id: DatabaseId, objects: impl IntoIterator<Item = Object>) -> Self {
-        let mut foreign = Vec::new();
+        let (mut probes, mut foreign) = (Vec::new(), Vec::new());
         let mut settings = None;
         let settings_key = Settings::key(&id);
         let mut entries = Vec::new();
@@ -77,11 +86,12 @@ impl Listing {
                     entries.push(Entry { name, size, modified, e_tag });
                 }
                 None if object.key == settings_key => settings = Some(object),
+                None if is_probe(&id, &object.key) => probes.push(object),
                 None => foreign.push(object.key),
             }
         }
         entries.sort_by_key(|entry| entry.name);
-        Self { id, entries, settings, foreign, passed_over: Vec::new(), log_part: LogPart::Whole }
+        Self { id, entries, settings, probes, foreign, passed_over: Vec::new(), log_part: LogPart::Whole }
     }
 
     #[cfg(test)]
@@ -138,6 +148,12 @@ impl Listing {
     #[must_use]
     pub fn settings(&self) -> Option<&Object> {
         self.settings.as_ref()
+    }
+
+    /// Objects with which conditional writes were tried, left behind by a writer that may not delete, or has died.
+    #[must_use]
+    pub fn probes(&self) -> &[Object] {
+        &self.probes
     }
 
     /// How many objects lie below the prefix that are not ours.
@@ -199,6 +215,7 @@ impl Listing {
             id: self.id.clone(),
             entries,
             settings: self.settings.clone(),
+            probes: self.probes.clone(),
             foreign: self.foreign.clone(),
             passed_over: self.passed_over.clone(),
             log_part: self.log_part,
@@ -256,5 +273,29 @@ mod tests {
         let old = Listing::new(id.clone(), [object("generations/9f1c/snapshots/00000000.snapshot.lz4")]);
         assert!(old.is_old_litestream());
         assert!(!Listing::new(id, [object("my-generations/x")]).is_old_litestream());
+    }
+
+    #[test]
+    fn probes_are_ours_by_their_exact_name() {
+        let id = DatabaseId::new("team/test.db").unwrap();
+        let object =
+            |key: &&str| Object { key: (*key).to_owned(), size: 1, modified: SystemTime::UNIX_EPOCH, e_tag: None };
+        let probes = ["team/test.db/probe-0123456789abcdef", "team/test.db/probe-ffffffffffffffff"];
+        let others = [
+            "team/test.db/probe-0123456789abcde",
+            "team/test.db/probe-0123456789abcdef0",
+            "team/test.db/probe-0123456789abcdeF",
+            "team/test.db/probe-0123456789abcdeg",
+            "team/test.db/probe-",
+            "team/test.db/probe_0123456789abcdef",
+            "team/test.db/x/probe-0123456789abcdef",
+            "team/test.db/probe-0123456789abcdef/x",
+            "test.db/probe-0123456789abcdef",
+        ];
+        let listing = Listing::new(id, probes.iter().chain(&others).map(object));
+        assert!(listing.probes().iter().map(|probe| probe.key.as_str()).eq(probes), "{:?}", listing.probes());
+        assert_eq!(listing.foreign_keys(), others);
+        assert!(listing.is_empty());
+        assert_eq!(listing.without(|_| false), listing);
     }
 }

@@ -6,7 +6,7 @@ use bottomless_ltx::Txid;
 use bottomless_store::Object;
 use futures::TryStreamExt;
 
-use crate::{Entry, History, HistoryError, Listing, Progress, Settings};
+use crate::{Entry, History, HistoryError, ObjectName, Progress};
 
 /// Deletions at the same time.
 const PARALLEL: usize = 16;
@@ -35,6 +35,12 @@ pub struct Unremoved {
     /// What came in between.
     #[source]
     pub cause: HistoryError,
+}
+
+/// The order in which objects are deleted so that what is left is never an older database: first what begins with the
+/// first transaction, and of that what reaches furthest last.
+pub(crate) fn removal_order(name: ObjectName) -> (bool, Txid, ObjectName) {
+    (name.min != Txid::FIRST, name.max, name)
 }
 
 impl Removal {
@@ -71,25 +77,12 @@ impl History {
     /// # Errors
     /// Those of the store.
     pub async fn removal(&self) -> Result<Removal, HistoryError> {
-        let all = self.bucket().list(self.id().as_str(), None).await?;
-        let listing = Listing::new(self.id().clone(), all.iter().cloned());
+        let listing = self.list(None).await?;
         let mut objects = listing.entries().to_vec();
-        objects.sort_by_key(|entry| (entry.name.min != Txid::FIRST, entry.name.max, entry.name));
-        let (mut others, mut foreign) = (Vec::new(), Vec::new());
-        let settings = Settings::key(self.id());
-        for object in all {
-            if object.key != settings && crate::ObjectName::parse(self.id(), &object.key).is_none() {
-                if self.is_probe(&object.key) { others.push(object) } else { foreign.push(object.key) }
-            }
-        }
+        objects.sort_by_key(|entry| removal_order(entry.name));
+        let mut others = listing.probes().to_vec();
         others.extend(listing.settings().cloned());
-        Ok(Removal { objects, others, foreign })
-    }
-
-    /// Whether the key is one under which conditional writes were tried.
-    fn is_probe(&self, key: &str) -> bool {
-        let name = key.strip_prefix(self.id().as_str()).and_then(|rest| rest.strip_prefix("/probe-"));
-        name.is_some_and(|name| name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        Ok(Removal { objects, others, foreign: listing.foreign_keys().to_vec() })
     }
 
     /// Deletes what [`History::removal`] has found. Nothing can bring it back. A program that has the database open goes on
