@@ -39,7 +39,7 @@ mod target;
 mod time;
 
 pub use audit::{Audit, AuditOptions, Problem, Severity};
-pub use branch::{BranchError, Branched};
+pub use branch::{BranchError, Branched, Holds};
 pub use compact::{
     Compacted, Copies, InvalidInterval, LocalPages, MergeOptions, Merged, Policy, Replaced, Scope, Shortened,
     parse_interval,

@@ -4,7 +4,7 @@
 mod support;
 
 use bottomless_history::{
-    BranchError, Branched, DatabaseId, Goal, History, HistoryError, MergeOptions, RestoreOptions, Settings,
+    BranchError, Branched, DatabaseId, Goal, History, HistoryError, Holds, MergeOptions, RestoreOptions, Settings,
 };
 use bottomless_ltx::Txid;
 use support::recorder::{Compacted, Instead, Recorder};
@@ -206,7 +206,7 @@ async fn objects_that_are_compacted_away_meanwhile_are_planned_anew() {
     store.compact(Compacted {
         before: log(10),
         deleted: vec![log(10), log(11), log(12)],
-        created: (name(1, 10, 12).key(source.id()), timeline.object(10, 12)),
+        created: Some((name(1, 10, 12).key(source.id()), timeline.object(10, 12))),
     });
     let branched = branch_at(&source, 12).await.unwrap();
     let branch = store.history("b.db");
@@ -241,4 +241,115 @@ async fn what_can_not_be_copied_is_one_snapshot() {
         assert_is(&restore(&branch, None, None, RestoreOptions::default()).await.unwrap(), timeline.state(10), 10);
         assert!(branch.list(None).await.unwrap().settings().is_some());
     }
+}
+
+/// What is at `txid` is what an open finds, or nothing, in each of the states since the last call.
+async fn assert_never_another(store: &Recorder, timeline: &Timeline, txid: u64, what: &str) {
+    for (step, state) in store.states("b.db").iter().enumerate() {
+        if state.list(None).await.unwrap().is_empty() {
+            continue;
+        }
+        if let Ok(restored) = restore(state, None, None, RestoreOptions::default()).await {
+            assert_eq!(restored.0.position.txid.get(), txid, "{what}: after write {step}");
+            assert_is(&restored, timeline.state(txid), txid);
+        }
+    }
+}
+
+/// The source is compacted while the branch, whole already, is held against it.
+#[tokio::test]
+async fn a_branch_is_never_an_older_database() {
+    let timeline = timeline();
+    let log = |id: &DatabaseId| [10, 11, 12].map(|txid| name(0, txid, txid).key(id));
+    // All of the plan is replaced, or all but what it begins with.
+    for (level, min, goes) in [(9, 1, &[(9, 1, 5), (1, 6, 9)][..]), (2, 6, &[(1, 6, 9)])] {
+        let store = Recorder::default();
+        let source = source(&store, &timeline).await;
+        let goes = goes.iter().map(|&(level, min, max)| name(level, min, max).key(source.id()));
+        store.compact(Compacted {
+            before: format!("GET {}", name(9, 1, 5).key(source.id())),
+            deleted: goes.chain(log(source.id())).collect(),
+            created: Some((name(level, min, 12).key(source.id()), timeline.object(min, 12))),
+        });
+        let branched = branch_at(&source, 12).await;
+        let what = format!("level {level}: {branched:?}");
+        assert_never_another(&store, &timeline, 12, &what).await;
+        assert_eq!(branched.unwrap().txid, Txid::new(12), "{what}");
+        assert!(matches!(last(&store.history("b.db")).await, Some(Ok(12))), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_whole_is_not_touched() {
+    let timeline = timeline();
+    // A branch at another point, of which this one's plan has every object.
+    let store = Recorder::default();
+    let source_1 = source(&store, &timeline).await;
+    branch_at(&source_1, 5).await.unwrap();
+    store.states("b.db");
+    let error = branch_at(&source_1, 12).await.unwrap_err();
+    assert!(matches!(error, BranchError::Occupied { holds: Holds::Other, .. }), "{error}");
+    assert!(store.states("b.db").is_empty(), "{error}");
+
+    // The same branch, but its source was compacted since, or is while the two are held against each other.
+    for before in [false, true] {
+        let store = Recorder::default();
+        let source = source(&store, &timeline).await;
+        branch_at(&source, 12).await.unwrap();
+        let base = name(9, 1, 5).key(source.id());
+        store.compact(Compacted {
+            before: format!("GET {base}"),
+            deleted: vec![base.clone()],
+            created: Some((name(9, 1, 12).key(source.id()), timeline.object(1, 12))),
+        });
+        if before {
+            let _ = source.bucket().get(&base).await;
+        }
+        store.states("b.db");
+        let error = branch_at(&source, 12).await.unwrap_err();
+        assert!(matches!(error, BranchError::Occupied { holds: Holds::Other, .. }), "{error}");
+        assert!(store.states("b.db").is_empty(), "{error}");
+    }
+
+    // It is a snapshot, since an object was too large, which is compacted away while the snapshot is made again.
+    let store = Recorder::default();
+    let source = store.history("a.db");
+    for txid in 1..=6 {
+        put_object(&source, &timeline, 0, txid, txid).await;
+    }
+    put_object(&source, &timeline, 1, 1, 6).await;
+    let put_length = timeline.object(1, 6).len() as u64 - 1;
+    assert!((1..=6).all(|txid| timeline.object(txid, txid).len() as u64 <= put_length));
+    let options = MergeOptions { put_length, part_length: 2000, ..options() };
+    let to = target();
+    let snapshot = || source.branch(&to, Goal::Txid(Txid::new(6)), &options);
+    let first = snapshot().await.unwrap();
+    let run = name(1, 1, 6).key(source.id());
+    store.compact(Compacted { before: format!("GET {run}"), deleted: vec![run], created: None });
+    store.states("b.db");
+    let again = snapshot().await.unwrap();
+    assert_eq!((again.found, again.checksum), (1, first.checksum));
+    assert_never_another(&store, &timeline, 6, "again").await;
+    assert_eq!(keys(&store.history("b.db")).await, [name(9, 1, 6).key(&target())]);
+}
+
+#[tokio::test]
+async fn what_can_not_go_on_is_told_how_to_remove() {
+    let timeline = timeline();
+    let store = Recorder::default();
+    let source = source(&store, &timeline).await;
+    store.after(3, Some(Instead::Fails));
+    branch_at(&source, 12).await.unwrap_err();
+    store.after(0, None);
+    put_object(&source, &timeline, 9, 1, 12).await;
+    for key in keys(&source).await {
+        if !key.contains("/0009/0000000000000001-000000000000000c") && key.ends_with(".ltx") {
+            source.bucket().delete(&key).await.unwrap();
+        }
+    }
+    store.states("b.db");
+    let error = branch_at(&source, 12).await.unwrap_err();
+    assert!(matches!(error, BranchError::Occupied { holds: Holds::PartOfIt, .. }), "{error}");
+    assert!(error.to_string().contains("rm -d b.db --yes"), "{error}");
+    assert!(store.states("b.db").is_empty(), "{error}");
 }

@@ -22,17 +22,16 @@ pub enum BranchError {
     },
     /// There is something already.
     #[error(
-        "{to} can't be made a branch: the bucket holds {key} already{}; name another database, or remove this one \
-         (bottomless-cli rm -d {to})",
-        or_the_same(*begun_at)
+        "{to} can't be made a branch: the bucket holds {key} already{}",
+        holds.hint(to)
     )]
     Occupied {
         /// The branch.
         to: DatabaseId,
         /// The first key that is in the way.
         key: String,
-        /// Where it would lead, when it seems to be a branch that was cut off.
-        begun_at: Option<Txid>,
+        /// What that seems to be.
+        holds: Holds,
     },
     /// Another program writes there at the same moment.
     #[error(
@@ -61,13 +60,32 @@ pub enum BranchError {
     },
 }
 
-fn or_the_same(begun_at: Option<Txid>) -> String {
-    match begun_at {
-        Some(txid) => format!(
-            ", which does not make a database: if it is a part of this branch, cut off, name the same point again to go on \
-             (--txid {txid})"
-        ),
-        None => String::new(),
+/// What a bucket holds where a branch was to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// A database, or something else.
+    Other,
+    /// No whole database. It would lead to where the branch was to lead, but by other objects.
+    PartOfIt,
+    /// No whole database. It would lead to this transaction.
+    PartUpTo(Txid),
+}
+
+impl Holds {
+    fn hint(self, to: &DatabaseId) -> String {
+        match self {
+            Self::Other => {
+                format!("; name another database, or remove this one (bottomless-cli rm -d {to})")
+            }
+            Self::PartOfIt => format!(
+                ", which does not make a database: if it is a part of this branch, cut off, its source was compacted \
+                 or changed since, and it can't go on; remove it (bottomless-cli rm -d {to} --yes), and branch again"
+            ),
+            Self::PartUpTo(txid) => format!(
+                ", which does not make a database: if it is a part of this branch, cut off, name the same point again to go \
+                 on (--txid {txid}), or remove it (bottomless-cli rm -d {to} --yes)"
+            ),
+        }
     }
 }
 

@@ -15,9 +15,10 @@ use bottomless_ltx::{Checksum, Txid};
 use bottomless_store::{Body, Bucket, CreateOutcome, StoreError};
 use futures::{StreamExt, TryStreamExt};
 
+use crate::remove::removal_order;
 use crate::{DatabaseId, Entry, Goal, History, HistoryError, Level, Listing, MergeOptions, ObjectName, Plan, Settings};
 
-pub use error::BranchError;
+pub use error::{BranchError, Holds};
 
 /// Objects may be compacted away between the listing and the copy: so often it is listed anew.
 const LISTINGS: usize = 4;
@@ -58,6 +59,8 @@ struct Branch<'a> {
     verified: Mutex<BTreeSet<Version>>,
     /// How many objects were there at the beginning.
     found: Option<usize>,
+    /// It was a whole database at the beginning: nothing is changed.
+    was_whole: bool,
     /// Whether anything was asked to be copied.
     begun: AtomicBool,
 }
@@ -76,6 +79,8 @@ struct There {
     settings: bool,
     /// Ours, but of a plan that does not hold any more.
     stale: Vec<ObjectName>,
+    /// Where it leads, if it is a whole database.
+    whole: Option<Txid>,
 }
 
 /// What may be there: objects by their name, with their source where they are copies.
@@ -89,7 +94,8 @@ impl History {
     /// [`MergeOptions::put_length`] bytes can't be copied.
     ///
     /// # Errors
-    /// [`BranchError::Occupied`] when there is anything else below the prefix of `to`: then nothing was touched.
+    /// [`BranchError::Occupied`] when there is anything else below the prefix of `to`, or a database already that is not
+    /// this one in the same objects: then nothing was touched.
     /// [`BranchError::Unfinished`] when a part was made.
     pub async fn branch(&self, to: &DatabaseId, goal: Goal, options: &MergeOptions) -> Result<Branched, BranchError> {
         let is_within = |a: &DatabaseId, b: &DatabaseId| format!("{b}/").starts_with(&format!("{a}/"));
@@ -106,6 +112,7 @@ impl History {
             ours: Mutex::default(),
             verified: Mutex::default(),
             found: None,
+            was_whole: false,
             begun: AtomicBool::new(false),
         };
         for _ in 1..LISTINGS {
@@ -135,14 +142,17 @@ impl Branch<'_> {
             true => [(snapshot(self.up_to), None)].into(),
             false => plan.objects.iter().map(|entry| (entry.name, Some(entry))).collect(),
         };
-        let there = self.look(listing, &allowed).await?;
-        self.found.get_or_insert(there.copied.len());
-        self.ours().extend(&there.copied);
-        for name in &there.stale {
-            self.bucket().delete(&name.key(self.target.id())).await?;
-            self.ours().remove(name);
+        let mut there = self.look(listing, &allowed).await?;
+        if self.found.is_none() {
+            self.found = Some(there.copied.len());
+            self.was_whole = there.whole.is_some();
         }
-        if listing.settings().is_some() && !there.settings {
+        self.ours().extend(&there.copied);
+        if self.was_whole && !is_snapshot {
+            return self.made().await;
+        }
+        self.delete_stale(&mut there).await?;
+        if listing.settings().is_some() && !there.settings && !self.was_whole {
             self.copy_settings().await?;
         }
         if is_snapshot {
@@ -152,6 +162,24 @@ impl Branch<'_> {
             self.copy_all(&plan, listing, &allowed, &there.copied).await?;
         }
         self.whole(listing, &allowed).await
+    }
+
+    /// With what begins with the first transaction, if anything is to be deleted at all: what is left is then no database,
+    /// whatever it is that is deleted, until the oldest object is copied again.
+    async fn delete_stale(&self, there: &mut There) -> Result<(), BranchError> {
+        if there.stale.is_empty() {
+            return Ok(());
+        }
+        let copied = std::mem::take(&mut there.copied);
+        let (bases, others): (Vec<_>, Vec<_>) = copied.into_iter().partition(|name| name.min == Txid::FIRST);
+        there.copied.extend(others);
+        there.stale.extend(bases);
+        there.stale.sort_by_key(|name| removal_order(*name));
+        for name in &there.stale {
+            self.bucket().delete(&name.key(self.target.id())).await?;
+            self.ours().remove(name);
+        }
+        Ok(())
     }
 
     /// Small, and read whole by every open: no copy by the store is needed.
@@ -241,18 +269,28 @@ impl Branch<'_> {
     async fn look(&self, listing: &Listing, allowed: &Allowed<'_>) -> Result<There, BranchError> {
         let objects = self.bucket().list(self.target.id().as_str(), None).await?;
         let target = Listing::new(self.target.id().clone(), objects.iter().cloned());
+        let whole = target.plan(Txid::ZERO, None).ok().map(|plan| plan.up_to);
         let in_the_way = |key: String| match self.found {
-            Some(_) => self.disturbed(key),
-            None => {
-                let begun_at = target.plan(Txid::ZERO, None).is_err().then(|| target.last_txid());
-                let begun_at = begun_at.filter(|txid| *txid > Txid::ZERO && *txid != self.up_to);
-                BranchError::Occupied { to: self.target.id().clone(), key, begun_at }
+            Some(_) if !self.was_whole => self.disturbed(key),
+            _ => {
+                let holds = match (whole, target.last_txid()) {
+                    (None, txid) if txid == self.up_to => Holds::PartOfIt,
+                    (None, txid) if txid > Txid::ZERO => Holds::PartUpTo(txid),
+                    _ => Holds::Other,
+                };
+                BranchError::Occupied { to: self.target.id().clone(), key, holds }
             }
         };
+        if let (Some(entry), Some(_)) = (target.entries().first(), whole.filter(|txid| *txid != self.up_to)) {
+            return Err(in_the_way(entry.name.key(self.target.id())));
+        }
         let settings_key = Settings::key(self.target.id());
         let is_known = |key: &str| key == settings_key || ObjectName::parse(self.target.id(), key).is_some();
         if let Some(foreign) = objects.into_iter().find(|object| !is_known(&object.key)) {
-            return Err(in_the_way(foreign.key));
+            return Err(match in_the_way(foreign.key) {
+                BranchError::Occupied { to, key, .. } => BranchError::Occupied { to, key, holds: Holds::Other },
+                error => error,
+            });
         }
         let settings = match (target.settings(), listing.settings()) {
             (None, _) => false,
@@ -263,7 +301,7 @@ impl Branch<'_> {
         for copy in target.entries() {
             match allowed.get(&copy.name) {
                 Some(source) => pairs.push((*source, copy)),
-                None if self.ours().contains(&copy.name) => stale.push(copy.name),
+                None if self.ours().contains(&copy.name) && !self.was_whole => stale.push(copy.name),
                 None => return Err(in_the_way(copy.name.key(self.target.id()))),
             }
         }
@@ -282,7 +320,9 @@ impl Branch<'_> {
             .await?;
         match different {
             Some(name) => Err(in_the_way(name.key(self.target.id()))),
-            None => Ok(There { copied: pairs.into_iter().map(|(_, copy)| copy.name).collect(), settings, stale }),
+            None => {
+                Ok(There { copied: pairs.into_iter().map(|(_, copy)| copy.name).collect(), settings, stale, whole })
+            }
         }
     }
 
@@ -316,6 +356,11 @@ impl Branch<'_> {
         if let Some(missing) = allowed.keys().find(|name| !there.copied.contains(name)) {
             return Err(self.disturbed(missing.key(self.target.id())));
         }
+        self.made().await
+    }
+
+    /// What is there now.
+    async fn made(&self) -> Result<Branched, BranchError> {
         let plan = self.target.list(None).await?.plan(Txid::ZERO, None)?;
         let checksum = match plan.objects.last() {
             Some(last) if plan.up_to == self.up_to => self.target.header(last.name).await?.database,
@@ -345,6 +390,7 @@ impl Branch<'_> {
     fn unfinished(&self, cause: BranchError) -> BranchError {
         match cause {
             BranchError::Disturbed { .. } => cause,
+            _ if self.was_whole => cause,
             _ if !self.begun.load(Ordering::Relaxed) && self.ours().is_empty() => cause,
             _ => BranchError::Unfinished { to: self.target.id().clone(), up_to: self.up_to, cause: Box::new(cause) },
         }

@@ -38,12 +38,12 @@ struct State {
     compacted: Mutex<Option<Compacted>>,
 }
 
-/// What another machine does just before `before` is copied.
+/// What another machine does just before `before` is copied, or read (`GET ` and the key).
 #[derive(Clone, Debug)]
 pub struct Compacted {
     pub before: String,
     pub deleted: Vec<String>,
-    pub created: (String, Vec<u8>),
+    pub created: Option<(String, Vec<u8>)>,
 }
 
 /// The store.
@@ -69,6 +69,19 @@ impl Recorder {
 
     pub fn compact(&self, compacted: Compacted) {
         *self.0.compacted.lock().unwrap() = Some(compacted);
+    }
+
+    async fn compact_before(&self, what: &str) -> Result<()> {
+        let compacted = self.0.compacted.lock().unwrap().take_if(|compacted| compacted.before == what);
+        if let Some(Compacted { deleted, created, .. }) = compacted {
+            if let Some((key, bytes)) = created {
+                self.0.inner.put(&Path::from(key), bytes.into()).await?;
+            }
+            for key in deleted {
+                self.0.inner.delete(&Path::from(key)).await?;
+            }
+        }
+        Ok(())
     }
 
     fn keep(&self) {
@@ -100,6 +113,7 @@ impl ObjectStore for Recorder {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        self.compact_before(&format!("GET {path}")).await?;
         self.0.inner.get_opts(path, options).await
     }
 
@@ -122,13 +136,7 @@ impl ObjectStore for Recorder {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        let compacted = self.0.compacted.lock().unwrap().take_if(|compacted| compacted.before == from.as_ref());
-        if let Some(Compacted { deleted, created: (key, bytes), .. }) = compacted {
-            self.0.inner.put(&Path::from(key), bytes.into()).await?;
-            for key in deleted {
-                self.0.inner.delete(&Path::from(key)).await?;
-            }
-        }
+        self.compact_before(from.as_ref()).await?;
         let instead = *self.0.instead.lock().unwrap();
         let before = self.0.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         match instead.filter(|_| before.is_err()) {
