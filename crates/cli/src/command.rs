@@ -72,8 +72,8 @@ pub(crate) enum Command {
     Snapshot(compact::Options),
     /// Remove a database from the bucket, or what lies before an age; shows what it would do, and does it with --yes
     ///
-    /// Nothing brings it back. Close every program that has the database open before: that can't be seen from here, and such
-    /// a program would go on writing.
+    /// Nothing brings it back. Close every program that has the database open before, on every machine: that can't be seen
+    /// from here. Such a program would go on writing, and its compaction in the background would leave objects behind.
     Rm(rm::Options),
     /// Check the store: reachable, credentials, bucket, conditional writes, round trip, clock
     ///

@@ -36,6 +36,8 @@ pub(crate) struct Options {
 
 /// The limit of one PUT.
 const LARGEST_OBJECT: u64 = 5 << 30;
+/// So often the file is read until it was not changed meanwhile. Where a program has made the WAL, the next time holds.
+const READINGS: usize = 3;
 /// Between tries to lock the file.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Bytes of pages that are read at a time: so long an interruption waits.
@@ -106,21 +108,23 @@ enum ReadError {
 
 /// Reads all of the database as of one commit. What others do to it meanwhile is not in it.
 async fn read(path: &Path, wait: Duration, progress: &Progress) -> Result<Image, Error> {
+    for _ in 0..READINGS {
+        if let Some(image) = encode(path, take(path, wait).await?, progress).await? {
+            return Ok(image);
+        }
+    }
+    Err(Error::Failed(LiveError::Changed(path.to_owned()).to_string()))
+}
+
+/// Waits for those that have it locked.
+async fn take(path: &Path, wait: Duration) -> Result<Snapshot, Error> {
     let deadline = Instant::now() + wait;
     loop {
-        let taken = Snapshot::take(path);
-        let error = match taken {
-            Ok(snapshot) => match encode(path, snapshot, progress).await? {
-                Some(image) => return Ok(image),
-                None => LiveError::Busy(path.to_owned()),
-            },
-            Err(error @ LiveError::Busy(_)) => error,
+        match Snapshot::take(path) {
+            Ok(snapshot) => return Ok(snapshot),
+            Err(LiveError::Busy(_)) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
             Err(error) => return Err(Error::Failed(error.to_string())),
-        };
-        if Instant::now() >= deadline {
-            return Err(Error::Failed(error.to_string()));
         }
-        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -315,5 +319,74 @@ impl Report for Imported {
             BinaryBytes(self.uploaded_bytes)
         )?;
         writeln!(to, "From now on open the file through the extension: what others write to it is not in the bucket.")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::fs;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const PAGE: usize = 512;
+
+    /// A database in WAL mode, without a WAL.
+    fn database() -> Vec<u8> {
+        let mut file = vec![7; 2 * PAGE];
+        let fields: [(usize, &[u8]); 6] = [
+            (0, b"SQLite format 3\0"),
+            (16, &[2, 0]),
+            (18, &[2, 2]),
+            (24, &[0, 0, 0, 1]),
+            (28, &[0, 0, 0, 2]),
+            (92, &[0, 0, 0, 1]),
+        ];
+        for (at, bytes) in fields {
+            file[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        file
+    }
+
+    /// Reads it without waiting for anybody, where `meanwhile` happens at the beginning of each reading. How often that was.
+    fn read_while(path: &Path, meanwhile: impl Fn(usize) + Send + Sync + 'static) -> (Result<Image, Error>, usize) {
+        let readings = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&readings);
+        let progress: Progress = Arc::new(move |done, _| {
+            if done == 0 {
+                meanwhile(count.fetch_add(1, Ordering::Relaxed));
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let image = runtime.block_on(read(path, Duration::ZERO, &progress));
+        (image, readings.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn a_wal_made_while_the_file_is_read_takes_another_reading() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        fs::write(&path, database()).unwrap();
+        let wal = folder.path().join("a.db-wal");
+        let (image, readings) = read_while(&path, move |_| fs::write(&wal, "").unwrap());
+        assert_eq!(image.map(|image| image.header.size_in_pages).unwrap(), 2);
+        assert_eq!(readings, 2);
+    }
+
+    #[test]
+    fn a_file_that_changes_each_time_is_not_called_locked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        fs::write(&path, database()).unwrap();
+        let (place, next) = (path.clone(), folder.path().join("next.db"));
+        let (image, readings) = read_while(&path, move |_| {
+            fs::write(&next, database()).unwrap();
+            fs::rename(&next, &place).unwrap();
+        });
+        let error = image.err().unwrap().to_string();
+        assert!(error.contains("was changed by another program") && !error.contains("locked"), "{error}");
+        assert_eq!(readings, READINGS);
     }
 }

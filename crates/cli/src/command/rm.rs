@@ -53,8 +53,8 @@ pub(crate) async fn run(common: &Common, options: &Options, output: Output) -> R
         }
     }
     Err(Error::Failed(format!(
-        "{} objects of {} came to be there while it was removed: a program has it open and writes to it; close it, and \
-         remove it again",
+        "{} objects of {} came to be there while it was removed: a program has it open and writes to it, or compacts \
+         it in the background; close it, and remove it again",
         removal.count(),
         history.id()
     )))
@@ -137,7 +137,11 @@ impl Report for Removed {
         }
         match self.done {
             true => Ok(()),
-            false => writeln!(to, "Nothing was done. Close every program that has it open, and do it with --yes."),
+            false => writeln!(
+                to,
+                "Nothing was done. Close every program that has it open (they also compact it in the background), and do it with \
+                 --yes."
+            ),
         }
     }
 }

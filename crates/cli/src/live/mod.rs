@@ -41,12 +41,18 @@ pub(crate) struct Snapshot {
 /// Why there is no snapshot.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LiveError {
-    /// Others hold locks that exclude it just now, or it was changed meanwhile: try again.
+    /// Others hold locks that exclude it just now: try again.
     #[error(
         "{0} is locked by another program; close it there, or end its transaction, and try again (a program with \
          PRAGMA locking_mode=EXCLUSIVE keeps its lock until it closes)"
     )]
     Busy(PathBuf),
+    /// What was read is not of one commit.
+    #[error(
+        "{0} was changed by another program each time that it was read: its first WAL was made, or another file was put in \
+         its place; try again when it is at rest"
+    )]
+    Changed(PathBuf),
     /// It can't be a database.
     #[error("{0} {1}")]
     NotOne(PathBuf, String),
