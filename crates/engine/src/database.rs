@@ -228,11 +228,15 @@ impl Database {
         self.contacts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lists the history, with the log behind `after` only, for no longer than `timeout`.
-    pub(crate) fn list_within(&self, after: Option<Txid>, timeout: Duration) -> Result<Listing> {
+    /// Lists the history, for no longer than `timeout`.
+    pub(crate) fn list_within(
+        &self,
+        timeout: Duration,
+        listing: impl Future<Output = std::result::Result<Listing, HistoryError>>,
+    ) -> Result<Listing> {
         let begun = Instant::now();
         let sent = Contact::now();
-        let listing = self.within(timeout, self.history.list(after))?;
+        let listing = self.within(timeout, listing)?;
         self.listed(&listing, sent, timeout.saturating_sub(begun.elapsed()))?;
         Ok(listing)
     }
@@ -245,7 +249,9 @@ impl Database {
             let settings = self.within(timeout, self.history.settings(listing))?;
             self.contacts().learn(settings, object.map(|_| e_tag));
         }
-        self.contacts().listed(listing.last_txid(), sent);
+        // Where the end was not listed nothing may be claimed.
+        let last = if listing.shows_end() { listing.last_txid() } else { Txid::new(u64::MAX) };
+        self.contacts().listed(last, sent);
         if let Some(upkeep) = self.upkeep() {
             upkeep.listed(listing);
         }

@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use bottomless_engine::ErrorKind;
 use bottomless_engine::config::InitialReplication::{self, Error as Fail, Force, Skip};
-use bottomless_history::ObjectName;
-use bottomless_ltx::{DatabaseChecksums, Encoder, HEADER_LENGTH, Header, Txid, WriterId};
+use bottomless_ltx::{HEADER_LENGTH, Header, Txid};
 use common::oracle::block_on;
 use common::session::PATIENT;
 use common::*;
@@ -169,51 +168,78 @@ fn a_file_at_the_buckets_position_needs_one_list() {
     }
 }
 
-/// Another machine commits transactions `from` to `to`, each of which overwrites the last page.
-fn go_on(session: &Session, from: u64, to: u64) {
-    let mut image = session.oracle.at(from - 1);
-    let length = image.0.len();
-    for txid in from..=to {
-        let before = image.checksum();
-        image.0[length - 8..].copy_from_slice(&txid.to_be_bytes());
-        let database = DatabaseChecksums { before, after: image.checksum() };
-        let txids = (Txid::new(txid), Txid::new(txid));
-        let header = Header::new(image.page_size(), image.size(), txids, 0, WriterId(7), database);
-        let mut bytes = vec![0; HEADER_LENGTH];
-        let mut encoder = Encoder::new(image.page_size());
-        let (number, page) = image.pages().last().unwrap();
-        encoder.encode_page(number, page, &mut bytes).unwrap();
-        let finished = encoder.finish(&header, &mut bytes).unwrap();
-        bytes[..HEADER_LENGTH].copy_from_slice(&finished.header);
-        session.oracle.put(&ObjectName::log(Txid::new(txid)).key(session.oracle.history().id()), bytes);
-    }
-}
-
-fn lists(session: &Session) -> usize {
-    session.store.requests().iter().filter(|(operation, _)| *operation == Operation::List).count()
-}
-
 /// A page of a listing has 1,000 objects, and the log here more.
 #[test]
 fn a_long_log_takes_three_lists_to_fill_a_file_and_one_to_open_it_again() {
     let session = three(51);
-    go_on(&session, 4, 2150);
+    session.oracle.go_on(4, 2150);
     session.oracle.snapshot(2100);
 
     let mut filled = other(&session, 52);
     filled.open_anew().unwrap();
-    assert_eq!(lists(&filled), 3);
+    assert_eq!(filled.store.lists(), 3);
     assert_eq!(filled.local, session.oracle.at(2150));
     commit(&mut filled, Edit::Overwrite);
     filled.close();
-    let before = lists(&filled);
+    let before = filled.store.lists();
     filled.open().unwrap();
-    assert_eq!(lists(&filled), before + 1);
+    assert_eq!(filled.store.lists(), before + 1);
     filled.finish();
 
     let mut behind = session;
     behind.open_anew().unwrap();
     assert_eq!(behind.local, behind.oracle.newest());
+}
+
+/// The middle of a long log is listed only where nothing else tells where the local file is.
+#[test]
+fn a_long_log_is_compared_with_in_few_lists() {
+    let first = three(53);
+    first.oracle.go_on(4, 2000);
+    let mut middle = other(&first, 54);
+    middle.open_anew().unwrap();
+    middle.close();
+    first.oracle.go_on(2001, 6150);
+    first.oracle.snapshot(6100);
+    let mut last = other(&first, 55);
+    last.open_anew().unwrap();
+    last.close();
+    // By a program that changed nothing, as far as one can see.
+    last.foreign(&last.local);
+
+    for (mut session, expected) in [(first, 3 + 3), (middle, 3 + 3 + 3), (last, 1 + 3)] {
+        let before = session.store.lists();
+        session.open_anew().unwrap();
+        assert_eq!(session.store.lists() - before, expected);
+        assert_eq!((&session.local, session.txid()), (&session.oracle.newest(), 6150));
+        session.close();
+        session.open().unwrap();
+        session.close();
+    }
+}
+
+#[test]
+fn a_file_without_local_state_is_found_in_the_middle_of_a_long_log() {
+    let session = three(56);
+    session.oracle.go_on(4, 2150);
+    session.oracle.snapshot(2100);
+    let mut unknown = other(&session, 57);
+    unknown.foreign(&session.oracle.at(1500));
+    unknown.open_anew().unwrap();
+    assert_eq!((&unknown.local, unknown.txid()), (&session.oracle.at(2150), 2150));
+    unknown.close();
+
+    // One that a program without the extension has changed since is behind, too, and so a conflict; at the end it is not.
+    let mut image = unknown.local.edited(&mut Random::new(58), Edit::Overwrite);
+    unknown.foreign(&image);
+    unknown.local = image.clone();
+    unknown.open().unwrap();
+    assert_eq!((unknown.txid(), &unknown.oracle.newest()), (2151, &image));
+    unknown.close();
+    let mut behind = session;
+    image = behind.local.edited(&mut Random::new(59), Edit::Overwrite);
+    behind.foreign(&image);
+    assert_eq!(behind.open_anew().unwrap_err().kind(), ErrorKind::Conflict);
 }
 
 #[test]

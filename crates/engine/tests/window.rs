@@ -4,11 +4,13 @@
 
 mod common;
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bottomless_engine::ErrorKind;
 use bottomless_history::Settings;
+use common::host::{FakeHost, Lone};
 use common::oracle::block_on;
 use common::session::{HASTY, PATIENT};
 use common::*;
@@ -147,6 +149,64 @@ fn an_object_that_arrives_behind_the_window_is_removed() {
         assert_eq!(Some(a.oracle.listing()), before, "nothing of it is there");
         go_on(a, b);
     });
+}
+
+/// A log of several pages is behind the writer that was away: it asks for one of them, and for what is merged.
+#[test]
+fn who_was_away_for_long_lists_no_more_than_it_needs() {
+    let (mut a, b) = two(Some(PASSED), PATIENT, 9);
+    b.oracle.go_on(4, 3150);
+    b.oracle.snapshot(3100);
+    a.settled = false;
+    let (from, before) = (a.store.next_request(), a.store.lists());
+    fenced(a.transaction(Edit::Overwrite, End::Commit));
+    assert_eq!(a.store.lists() - before, 2);
+    assert!(!operations(&a, from).contains(&Operation::Put), "it asks before it writes");
+
+    // Its next transaction catches up: after a look, in three.
+    let before = a.store.lists();
+    let host = FakeHost { path: a.path.clone(), is_in_use: false };
+    let file = File::options().read(true).write(true).open(&a.path).unwrap();
+    a.database.as_ref().unwrap().catch_up_alone(&host, &mut Lone(file)).unwrap();
+    assert_eq!(a.store.lists() - before, 1 + 3);
+    a.local = a.file();
+    assert_eq!((&a.local, a.txid()), (&a.oracle.newest(), 3150));
+    a.acknowledged.clear();
+    commit(&mut a, Edit::Overwrite);
+    a.finish();
+}
+
+#[test]
+fn an_orphan_before_a_long_log_is_found_in_two_lists() {
+    let (mut a, b) = two(Some(PASSED), PATIENT, 10);
+    a.close();
+    a.open_anew().unwrap();
+    let gate = Arc::new(Barrier::new(2));
+    a.store.gate(Some(Arc::clone(&gate)));
+    let lists = a.store.lists();
+    let (a, told) = while_frozen(a, Operation::Put, |store| {
+        b.oracle.go_on(4, 100);
+        b.oracle.snapshot(100);
+        b.oracle.go_on(101, 2250);
+        b.oracle.delete_log(99);
+        store.gate(None);
+        block_on(gate.wait());
+    });
+    fenced(told);
+    assert_eq!(a.store.lists() - lists, 1 + 2, "before and after");
+    assert!(!a.oracle.has_log(4), "it is removed");
+}
+
+/// SQLite failed after the object of its transaction was created, and others have gone on from that.
+#[test]
+fn an_open_outcome_before_a_long_log_is_fenced_in_two_lists() {
+    let (mut a, b) = two(Some(PASSED), PATIENT, 11);
+    let told = a.transaction(Edit::Overwrite, End::Fail);
+    assert!(matches!(told, Told::Failed(_)), "{told:?}");
+    b.oracle.go_on(5, 2250);
+    let before = a.store.lists();
+    fenced(a.transaction(Edit::Overwrite, End::Commit));
+    assert_eq!(a.store.lists() - before, 2);
 }
 
 #[test]

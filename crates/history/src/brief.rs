@@ -60,6 +60,55 @@ impl History {
         self.list(after).await
     }
 
+    /// As [`History::list_briefly`], with all of the log from `from` to `to`, whatever is merged: the whole history where
+    /// it ends before `from`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn list_around(&self, from: Txid, to: Txid) -> Result<Listing, HistoryError> {
+        let brief = self.list_briefly(None).await?;
+        if !brief.passes_over(from, to) {
+            return Ok(brief);
+        }
+        let brief = self.list_briefly(Some(from.prev())).await?;
+        if brief.last_txid() >= from && !brief.passes_over(from, to) { Ok(brief) } else { self.list(None).await }
+    }
+
+    /// Lists the levels above the log, and of the log what is behind `after`: up to the page with the first object behind
+    /// `up_to`. One request when there are fewer than 1,000 objects, else mostly two. Where more of the log follows,
+    /// [`Listing::shows_end`] is false.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn list_up_to(&self, after: Option<Txid>, up_to: Txid) -> Result<Listing, HistoryError> {
+        let (bucket, prefix) = (self.bucket(), self.id().as_str());
+        let (behind_log, end) = (self.log_key(LAST), self.log_key(up_to));
+        let mut from = after.map(|txid| self.log_key(txid));
+        let mut objects = Vec::new();
+        // The log first: what is merged and deleted meanwhile is seen above it.
+        let is_cut = loop {
+            let page = bucket.list_first(prefix, from.as_deref(), PAGE).await?;
+            let is_last = page.len() < PAGE;
+            let last_key = page.last().map(|object| object.key.clone()).unwrap_or_default();
+            objects.extend(page);
+            if is_last {
+                break false;
+            }
+            if last_key > behind_log {
+                objects.extend(bucket.list(prefix, Some(&last_key)).await?);
+                break false;
+            }
+            if last_key > end {
+                objects.extend(bucket.list(prefix, Some(&behind_log)).await?);
+                break true;
+            }
+            from = Some(last_key);
+        };
+        let listing = Listing::new(self.id().clone(), objects).passing_over(Txid::FIRST, after);
+        let last = listing.log().last().map_or(up_to, |entry| entry.name.max);
+        Ok(if is_cut { listing.passing_over(last.next(), Some(LAST)) } else { listing })
+    }
+
     /// Adds the part of the log from `from` to `to` to a listing that passes it over.
     pub(crate) async fn list_between(&self, listing: &mut Listing, from: Txid, to: Txid) -> Result<(), HistoryError> {
         let (mut after, end) = (self.log_key(from.prev()), self.log_key(to));

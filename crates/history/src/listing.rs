@@ -186,6 +186,12 @@ impl Listing {
         self.passed_over.iter().all(|(_, last)| *last <= txid)
     }
 
+    /// Whether the end of the log was listed, so that nothing is behind [`Listing::last_txid`].
+    #[must_use]
+    pub fn shows_end(&self) -> bool {
+        self.has_log_behind(self.last_txid())
+    }
+
     /// Whether the log may have objects from `first` to `last` that the listing does not have.
     pub(crate) fn passes_over(&self, first: Txid, last: Txid) -> bool {
         self.passed_over.iter().any(|(from, to)| first <= *to && *from <= last)

@@ -53,7 +53,8 @@ impl Database {
         if !self.must_ask(position.next()) {
             return Ok(None);
         }
-        let listing = self.list_from(position, left(deadline))?;
+        let ours = record.intent.map_or(position, |intent| intent.txid.max(position));
+        let listing = self.list_from(position, ours, left(deadline))?;
         let last = listing.last_txid();
         if last < position {
             return Err(self.cut_off(last, position));
@@ -94,7 +95,7 @@ impl Database {
     /// not settled may be no part of the history though it is the last: [`Database::validate_unsettled`] finds out.)
     pub(super) fn validate_before(&self, txid: Txid, left: Duration) -> Result<()> {
         let before = txid.prev();
-        let last = self.list_from(before, left)?.last_txid();
+        let last = self.list_from(before, before, left)?.last_txid();
         match last.cmp(&before) {
             std::cmp::Ordering::Less => Err(self.cut_off(last, before)),
             std::cmp::Ordering::Equal => Ok(()),
@@ -112,7 +113,7 @@ impl Database {
         }
         // Who was frozen has no time left, and yet must know.
         let deadline = deadline.max(Instant::now() + self.config().timeout / 4);
-        let listing = self.list_from(txid.prev(), left(deadline))?;
+        let listing = self.list_from(txid.prev(), txid, left(deadline))?;
         let last = listing.last_txid();
         if in_log(&listing, txid).is_none() {
             return Err(self.taken_over(last));
@@ -184,9 +185,10 @@ impl Database {
         Ok(None)
     }
 
-    /// Lists the log from this transaction on, and what is merged.
-    fn list_from(&self, txid: Txid, left: Duration) -> Result<Listing> {
-        self.list_within(before(txid), left)
+    /// Lists the log from one transaction to the first behind another, if not further, and what is merged. A writer that
+    /// was away for a day may have a million behind it, and one tells enough.
+    fn list_from(&self, txid: Txid, up_to: Txid, left: Duration) -> Result<Listing> {
+        self.list_within(left, self.history().list_up_to(before(txid), up_to))
     }
 
     fn header_of(&self, entry: &Entry, deadline: Instant) -> Result<Option<Header>> {

@@ -16,7 +16,6 @@ use bottomless_ltx::{Checksum, PageNumber, PageSize, Position, Txid};
 use bottomless_points::{Point, reach};
 use roaring::RoaringBitmap;
 
-use super::before;
 use super::journal::{self, JournalWriter};
 use super::judge::{Local, Verdict};
 use crate::database::{Database, Untouched, with_suffix};
@@ -164,9 +163,10 @@ impl Database {
 
     fn bring_up(&self, host: &dyn Host, file: &mut dyn LoneFile) -> Result<Position> {
         let record = self.record()?;
-        // A short look first: nobody who reads waits for long where the store is away.
-        self.list_within(before(record.position.txid), LOOK.min(self.config().timeout))?;
-        let listing = self.list_within(None, self.config().timeout)?;
+        // A short look first, for one page: nobody who reads waits for long where the store is away.
+        let look = async { Ok(self.bucket().list_first(self.history().id().as_str(), None, 1).await?) };
+        self.within(LOOK.min(self.config().timeout), look)?;
+        let mut listing = self.list_within(self.config().timeout, self.about(Some(&record)))?;
         let from = match self.file_size(file)? {
             0 if record.position.txid == Txid::ZERO && !listing.is_empty() => None,
             0 => return Err(reopen("the local file is empty")),
@@ -174,7 +174,12 @@ impl Database {
                 if file.is_wal() {
                     host.checkpoint()?;
                 }
-                match self.stand(host, &record, &listing)? {
+                let mut verdict = self.stand(host, &record, &listing)?;
+                if matches!(verdict, Verdict::Unlisted) {
+                    listing = self.list_within(self.config().timeout, self.history().list(None))?;
+                    verdict = self.stand(host, &record, &listing)?;
+                }
+                match verdict {
                     Verdict::Same(position) => {
                         // Another program may have committed to the WAL since: then the next commit compares all pages.
                         let untouched = if file.is_wal() { Untouched::UNKNOWN } else { Untouched::default() };
@@ -202,6 +207,7 @@ impl Database {
                     | Verdict::ChangedSomewhere
                     | Verdict::Torn(_)
                     | Verdict::OnlyLocal
+                    | Verdict::Unlisted
                     | Verdict::Conflict => {
                         return Err(reopen("the local file is not a part of the bucket's history"));
                     }

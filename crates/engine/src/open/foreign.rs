@@ -43,7 +43,7 @@ impl Database {
             return Ok(None);
         }
         // The one that is asked about may be only that of the last transactions.
-        let whole = self.list(None)?;
+        let whole = self.list_briefly(None)?;
         let (path, restored) = self.restore(&whole, None, None)?;
         fs::remove_file(&path).map_err(|error| Error::disk(path.display(), &error))?;
         let position = restored.position;

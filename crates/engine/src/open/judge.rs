@@ -76,6 +76,8 @@ pub(super) enum Verdict {
     OnlyLocal,
     /// It is no position of this history.
     Conflict,
+    /// Only a part of the history was listed, and none of its positions.
+    Unlisted,
 }
 
 /// What is left to do after the write lock is released.
@@ -91,6 +93,8 @@ enum Then {
     Empty,
     /// The bucket was changed: compare again.
     Again,
+    /// Compare again, with all of the history.
+    List,
 }
 
 impl Database {
@@ -106,8 +110,7 @@ impl Database {
         let position = known.as_ref().map_or(Txid::ZERO, |record| record.position.txid);
         let early = early.filter(|early| early.listing.last_txid() >= position);
         let listing = self.list_again(early, after)?;
-        let end = || WalReader::end_of(self.wal_path()).map_err(|e| Error::disk(self.wal_path().display(), &e));
-        let found = end()?;
+        let found = self.wal_end()?;
         if let Some(record) = known.as_ref().filter(|record| record.is_settled())
             && record.wal.is_none_or(|wal| found.holds_frames_of(wal))
             && self.is_untouched()?
@@ -117,30 +120,16 @@ impl Database {
         {
             return Ok(Some(found));
         }
-        // The whole listing, now that nobody else of this machine moves on.
-        let listing = self.list(None)?;
+        // Again, with what leads to its end, now that nobody else of this machine moves on.
+        let mut listing = self.list_about(record.as_ref())?;
         if known.is_none() {
             self.refuse_replicated(host, &listing)?;
         }
-        let (mut then, mut compared) = (Then::Nothing, None);
-        let mut recovered = false;
-        let locked = host.with_write_lock(&mut |main| {
-            recovered = true;
-            let disk = |e: std::io::Error| Error::disk(self.name(), &e);
-            compared = Some(end()?);
-            then = if main.size().map_err(disk)? == 0 {
-                Then::Empty
-            } else {
-                let reader = LocalReader::open(main, self.wal_path()).map_err(disk)?;
-                self.bring_together(known.clone(), &listing, reader.ok_or_else(|| self.no_database())?)?
-            };
-            Ok(())
-        });
-        if let Err(error) = locked {
-            // What a crash has left of it may be nothing that SQLite could recover.
-            let unreadable = !recovered && error.kind() == ErrorKind::Conflict;
-            let lost = if unreadable { self.lost_in_a_crash(&listing)? } else { None };
-            then = lost.ok_or(error)?;
+        let (mut then, mut compared) = self.compare(host, known.as_ref(), &listing)?;
+        if matches!(then, Then::List) {
+            // Not under the lock: this takes a request for every thousand objects.
+            listing = self.list(None)?;
+            (then, compared) = self.compare(host, known.as_ref(), &listing)?;
         }
         match then {
             Then::Nothing => {
@@ -155,9 +144,38 @@ impl Database {
                 self.synchronize_empty(host, record.as_ref(), None)?;
             }
             Then::Empty => self.synchronize_empty(host, record.as_ref(), None)?,
-            Then::Again => return self.synchronize_alone(host, None),
+            Then::Again | Then::List => return self.synchronize_alone(host, None),
         }
         Ok(None)
+    }
+
+    /// Compares the local file with the bucket under SQLite's write lock. Gives what is left to do, and the end of the WAL.
+    fn compare(&self, host: &dyn Host, known: Option<&Record>, listing: &Listing) -> Result<(Then, Option<WalEnd>)> {
+        let (mut then, mut compared) = (Then::Nothing, None);
+        let mut recovered = false;
+        let locked = host.with_write_lock(&mut |main| {
+            recovered = true;
+            let disk = |e: std::io::Error| Error::disk(self.name(), &e);
+            compared = Some(self.wal_end()?);
+            then = if main.size().map_err(disk)? == 0 {
+                Then::Empty
+            } else {
+                let reader = LocalReader::open(main, self.wal_path()).map_err(disk)?;
+                self.bring_together(known.cloned(), listing, reader.ok_or_else(|| self.no_database())?)?
+            };
+            Ok(())
+        });
+        if let Err(error) = locked {
+            // What a crash has left of it may be nothing that SQLite could recover.
+            let unreadable = !recovered && error.kind() == ErrorKind::Conflict;
+            let lost = if unreadable { self.lost_in_a_crash(listing)? } else { None };
+            then = lost.ok_or(error)?;
+        }
+        Ok((then, compared))
+    }
+
+    fn wal_end(&self) -> Result<WalEnd> {
+        WalReader::end_of(self.wal_path()).map_err(|e| Error::disk(self.wal_path().display(), &e))
     }
 
     /// Outside of a WAL every transaction changes page 1: that tells also of one that left the size and the time, in
@@ -287,6 +305,7 @@ impl Database {
                 }
                 Ok(Then::Nothing)
             }
+            Verdict::Unlisted => Ok(Then::List),
             Verdict::Conflict => {
                 self.refuse_gap(listing)?;
                 match self.config().initial_replication {
@@ -302,6 +321,7 @@ impl Database {
         }
     }
 
+    /// Call it with [`Database::about`] the record, or all of the history.
     pub(super) fn judge(&self, known: Option<&Record>, listing: &Listing, local: &Local) -> Result<Verdict> {
         if listing.is_empty() {
             return Ok(Verdict::OnlyLocal);
@@ -446,6 +466,7 @@ impl Database {
                     self.warn_of_foreign(end);
                     Verdict::Same(end)
                 }
+                None if listing.is_partial() => Verdict::Unlisted,
                 None => Verdict::Conflict,
             },
         })

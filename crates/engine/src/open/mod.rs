@@ -155,6 +155,19 @@ impl Database {
         self.note(after, self.history().list_briefly(after))
     }
 
+    /// The same, with all that tells of what this record says.
+    fn list_about(&self, record: Option<&Record>) -> Result<Listing> {
+        self.note(None, self.about(record))
+    }
+
+    /// See [`Database::list_about`].
+    async fn about(&self, record: Option<&Record>) -> std::result::Result<Listing, HistoryError> {
+        let Some(record) = record else { return self.history().list_briefly(None).await };
+        let position = record.position.txid;
+        let last = record.intent.map_or(position, |intent| intent.txid.max(position));
+        self.history().list_around(position, last.next()).await
+    }
+
     fn note(
         &self,
         after: Option<Txid>,

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use bottomless_engine::{Error, Host, Locked, MainFile, PageSource, Result};
+use bottomless_engine::{Error, Host, Locked, LoneFile, MainFile, PageSource, Result};
 use bottomless_ltx::{PageNumber, PageSize};
 
 pub struct FakeHost {
@@ -79,6 +79,47 @@ impl FakeHost {
     fn with(&self, work: Locked<'_>) -> Result<()> {
         let open = File::options().read(true).write(true).create(true).truncate(false).open(&self.path);
         work(&mut Main(open.map_err(|e| Error::disk("the main file", &e))?))
+    }
+}
+
+/// The main file of the only connection, outside of a WAL.
+pub struct Lone(pub File);
+
+impl MainFile for Lone {
+    fn size(&mut self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&mut self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        read_at(&self.0, bytes, offset)
+    }
+}
+
+impl LoneFile for Lone {
+    fn is_wal(&self) -> bool {
+        false
+    }
+
+    fn lock(&mut self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    fn unlock(&mut self) {}
+
+    fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn resize(&mut self, size: u64) -> io::Result<()> {
+        self.0.set_len(size)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn forget_wal_index(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

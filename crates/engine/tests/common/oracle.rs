@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use bottomless_history::{DatabaseId, History, Level, Listing, ObjectName, RestoreOptions, Settings};
-use bottomless_ltx::{Checksum, DatabaseChecksums, Encoder, HEADER_LENGTH, Header, Txid};
+use bottomless_ltx::{Checksum, DatabaseChecksums, Encoder, HEADER_LENGTH, Header, Txid, WriterId};
 use bottomless_store::{Body, Bucket, Location};
 use object_store::memory::InMemory;
 use tokio::runtime::Runtime;
@@ -105,6 +105,26 @@ impl Oracle {
         bytes[..HEADER_LENGTH].copy_from_slice(&finished.header);
         let name = ObjectName { level: Level::SNAPSHOT, min: Txid::FIRST, max: Txid::new(txid) };
         self.put(&name.key(self.history.id()), bytes);
+    }
+
+    /// Another machine commits transactions `from` to `to`, each of which overwrites the last page.
+    pub fn go_on(&self, from: u64, to: u64) {
+        let mut image = self.at(from - 1);
+        let length = image.0.len();
+        for txid in from..=to {
+            let before = image.checksum();
+            image.0[length - 8..].copy_from_slice(&txid.to_be_bytes());
+            let database = DatabaseChecksums { before, after: image.checksum() };
+            let txids = (Txid::new(txid), Txid::new(txid));
+            let header = Header::new(image.page_size(), image.size(), txids, 0, WriterId(7), database);
+            let mut bytes = vec![0; HEADER_LENGTH];
+            let mut encoder = Encoder::new(image.page_size());
+            let (number, page) = image.pages().last().unwrap();
+            encoder.encode_page(number, page, &mut bytes).unwrap();
+            let finished = encoder.finish(&header, &mut bytes).unwrap();
+            bytes[..HEADER_LENGTH].copy_from_slice(&finished.header);
+            self.put(&ObjectName::log(Txid::new(txid)).key(self.history.id()), bytes);
+        }
     }
 
     /// And deletes the log up to this one.

@@ -167,7 +167,7 @@ struct State {
 pub struct FaultStore {
     /// The store without faults.
     pub inner: Arc<InMemory>,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 impl fmt::Display for FaultStore {
@@ -194,7 +194,7 @@ impl FaultStore {
             gate: None,
             read_time: Duration::ZERO,
         };
-        Arc::new(Self { inner, state: Mutex::new(state) })
+        Arc::new(Self { inner, state: Arc::new(Mutex::new(state)) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -219,6 +219,11 @@ impl FaultStore {
     /// The requests so far.
     pub fn requests(&self) -> Vec<(Operation, String)> {
         self.state().requests.clone()
+    }
+
+    /// How many requests for a page of a listing there were.
+    pub fn lists(&self) -> usize {
+        self.state().requests.iter().filter(|(operation, _)| *operation == Operation::List).count()
     }
 
     pub fn failed(&self) -> Vec<(u64, Operation, Fault)> {
@@ -278,6 +283,21 @@ impl FaultStore {
             state.failed.push((number, operation, fault));
         }
         (number, fault)
+    }
+
+    /// A listing is a request for every thousand objects.
+    fn in_pages(
+        &self,
+        objects: BoxStream<'static, Result<ObjectMeta>>,
+        path: Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let state = Arc::clone(&self.state);
+        let count = move |(at, _): &(usize, Result<ObjectMeta>)| {
+            if *at > 0 && at.is_multiple_of(1000) {
+                state.lock().unwrap().requests.push((Operation::List, path.to_string()));
+            }
+        };
+        objects.enumerate().inspect(count).map(|(_, object)| object).boxed()
     }
 
     async fn create(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
@@ -369,10 +389,22 @@ impl ObjectStore for FaultStore {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let path = prefix.cloned().unwrap_or_default();
         match self.begin(Operation::List, path.as_ref()).1 {
-            None => self.inner.list(prefix),
+            None => self.in_pages(self.inner.list(prefix), path),
             Some(Fault::PartialRead) => {
                 let rest = stream::once(async move { Err(Fault::PartialRead.error(&path)) });
                 self.inner.list(prefix).take(1).chain(rest).boxed()
+            }
+            Some(fault) => stream::once(async move { Err(fault.error(&path)) }).boxed(),
+        }
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        let path = prefix.cloned().unwrap_or_default();
+        match self.begin(Operation::List, path.as_ref()).1 {
+            None => self.in_pages(self.inner.list_with_offset(prefix, offset), path),
+            Some(Fault::PartialRead) => {
+                let rest = stream::once(async move { Err(Fault::PartialRead.error(&path)) });
+                self.inner.list_with_offset(prefix, offset).take(1).chain(rest).boxed()
             }
             Some(fault) => stream::once(async move { Err(fault.error(&path)) }).boxed(),
         }
