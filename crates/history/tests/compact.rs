@@ -162,6 +162,30 @@ fn what_can_not_be_read_back_replaces_nothing() {
     });
 }
 
+/// The new objects have names that were to be deleted.
+#[test]
+fn a_database_that_is_removed_and_made_anew_meanwhile_is_left_alone() {
+    run(async |_| {
+        let (store, timeline) = (Aged::default(), timeline(40));
+        let history = store.history("test.db");
+        store.deletions(Deletions::Denied);
+        minutes(&store, &history, &timeline, 1..=30).await;
+        compact(&history, Scope::Now).await.unwrap();
+        store.pass(2 * HOUR).await;
+        store.deletions(Deletions::Pass);
+        let first = history.replaced(&policy()).await.unwrap().remove(0);
+        let next = first.objects[0].name.max.get();
+        assert_eq!(first.objects[0].name, name(0, next, next));
+        // Just after it is read back.
+        let anew = vec![(name(0, next, next).key(history.id()), timeline.object(next, next))];
+        store.make_anew(1, anew.clone());
+        let folder = tempfile::tempdir().unwrap();
+        let shortened = history.shorten(&policy(), &MergeOptions::new(folder.path())).await.unwrap();
+        assert_eq!((shortened.deleted, store.take_deleted()), (0, vec![]));
+        assert_eq!(store.keys().await, [anew[0].0.clone()]);
+    });
+}
+
 /// What another machine plans to read stays for the fence window; what goes behind that costs it another listing.
 #[test]
 fn a_restore_that_has_begun_ends_with_the_same_bytes() {

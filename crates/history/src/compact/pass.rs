@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use bottomless_ltx::Txid;
 use bottomless_points::{Point, reach};
 use bottomless_store::{Object, StoreErrorKind};
+use futures::lock::Mutex;
 use futures::{StreamExt, TryStreamExt};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -18,6 +19,9 @@ const LISTINGS: usize = 4;
 
 /// Objects that are deleted at the same time.
 const PARALLEL: usize = 16;
+
+/// While objects are deleted, what replaces them is looked at again after so long.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Objects of the log that are looked at in one go, to bound memory: at some 150 bytes each.
 const LOG_LENGTH: usize = 100_000;
@@ -296,8 +300,10 @@ impl Pass<'_> {
                 }
                 Err(error) => return Err(error),
             }
+            let standing = Standing { history: self.history, by, longest: LOOK, seen: Mutex::default() };
             // Of what one object replaces, and of the log as a whole, any part may be left.
-            let deletions = futures::stream::iter(objects).map(|entry| self.history.delete_listed(listed, entry));
+            let delete = |entry| self.history.delete_listed(listed, &standing, entry);
+            let deletions = futures::stream::iter(objects).map(delete);
             let mut deletions = deletions.buffer_unordered(PARALLEL);
             loop {
                 match deletions.try_next().await {
@@ -331,10 +337,44 @@ impl Pass<'_> {
     }
 }
 
+/// An object that replaces others, while these are deleted. The whole history may be removed meanwhile, and another made in its
+/// place, with objects of the same names.
+struct Standing<'a> {
+    history: &'a History,
+    by: &'a Entry,
+    longest: Duration,
+    /// When it was seen last.
+    seen: Mutex<Option<Moment>>,
+}
+
+impl Standing<'_> {
+    /// Whether it is there as it was listed, or was `longest` ago.
+    async fn stands(&self) -> Result<bool, HistoryError> {
+        let mut seen = self.seen.lock().await;
+        if seen.is_some_and(|seen| seen.age() < self.longest) {
+            return Ok(true);
+        }
+        let now = Moment::now();
+        match self.history.fetch_listed(self.by, Some(0..1)).await {
+            Ok(_) => {
+                *seen = Some(now);
+                Ok(true)
+            }
+            Err(error) if error.is_outdated() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 impl History {
-    /// Deletes an object, its size in bytes; `None` if the listing is too old for that.
-    async fn delete_listed(&self, listed: &Listed, entry: &Entry) -> Result<Option<u64>, HistoryError> {
-        if listed.at.age() > longest_use(listed.window) {
+    /// Deletes an object, its size in bytes; `None` if the listing is too old for that, or what replaces the object has gone.
+    async fn delete_listed(
+        &self,
+        listed: &Listed,
+        standing: &Standing<'_>,
+        entry: &Entry,
+    ) -> Result<Option<u64>, HistoryError> {
+        if !standing.stands().await? || listed.at.age() > longest_use(listed.window) {
             return Ok(None);
         }
         self.bucket().delete(&entry.name.key(self.id())).await?;
@@ -346,4 +386,44 @@ impl History {
 /// Whether the store says that it does not delete at all.
 fn is_refusal(kind: StoreErrorKind) -> bool {
     matches!(kind, StoreErrorKind::Denied | StoreErrorKind::Unsupported)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use bottomless_store::{Body, Bucket, Location};
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::DatabaseId;
+
+    #[tokio::test]
+    async fn what_replaces_others_is_seen_again_in_time() {
+        let location = Location::new("file:///nowhere".parse().unwrap(), "bucket").unwrap();
+        let bucket = Bucket::from_object_store(Arc::new(InMemory::new()), location);
+        let history = History::new(bucket, DatabaseId::new("test.db").unwrap());
+        let name = ObjectName { level: Level::new(1).unwrap(), min: Txid::new(1), max: Txid::new(2) };
+        let key = name.key(history.id());
+        let create = async |content: &str| {
+            let body = Body::Memory(content.to_owned().into());
+            history.bucket().create(&key, &body, SystemTime::UNIX_EPOCH, LOOK).await.unwrap();
+        };
+        create("content").await;
+        let by = history.list(None).await.unwrap().entries().first().unwrap().clone();
+        let standing = |longest| Standing { history: &history, by: &by, longest, seen: Mutex::default() };
+        let (always, once) = (standing(Duration::ZERO), standing(Duration::from_secs(3600)));
+        let before = history.bucket().counters().get;
+        for _ in 0..3 {
+            assert!(always.stands().await.unwrap() && once.stands().await.unwrap());
+        }
+        assert_eq!(history.bucket().counters().get - before, 4);
+        history.bucket().delete(&key).await.unwrap();
+        assert!(!always.stands().await.unwrap() && once.stands().await.unwrap());
+        // Another of the same size.
+        create("CONTENT").await;
+        assert!(!always.stands().await.unwrap() && once.stands().await.unwrap());
+    }
 }

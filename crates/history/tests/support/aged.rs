@@ -30,6 +30,9 @@ pub enum Deletions {
     Left(usize),
 }
 
+/// Keys and contents.
+pub type Objects = Vec<(String, Vec<u8>)>;
+
 #[derive(Debug, Default)]
 struct State {
     inner: InMemory,
@@ -39,6 +42,8 @@ struct State {
     deleted: Mutex<Vec<String>>,
     /// After so many downloads, these are gone.
     vanish: Mutex<Option<(usize, Vec<String>)>>,
+    /// After so many downloads, all is gone, and this is there instead.
+    anew: Mutex<Option<(usize, Objects)>>,
 }
 
 /// The store.
@@ -72,6 +77,31 @@ impl Aged {
     /// Another machine deletes these after so many downloads.
     pub fn vanish(&self, after: usize, keys: Vec<String>) {
         *self.0.vanish.lock().unwrap() = Some((after, keys));
+    }
+
+    /// After so many downloads another machine removes the database and makes another one of these objects.
+    pub fn make_anew(&self, after: usize, objects: Objects) {
+        *self.0.anew.lock().unwrap() = Some((after, objects));
+    }
+
+    async fn be_made_anew(&self) -> Result<()> {
+        let due = {
+            let mut anew = self.0.anew.lock().unwrap();
+            if let Some((after, _)) = &mut *anew {
+                *after -= 1;
+            }
+            anew.take_if(|(after, _)| *after == 0)
+        };
+        let Some((_, objects)) = due else { return Ok(()) };
+        for key in self.keys().await {
+            self.0.inner.delete(&Path::from(key)).await?;
+        }
+        for (key, bytes) in objects {
+            let path = Path::from(key);
+            self.0.ages.lock().unwrap().remove(&path);
+            self.0.inner.put(&path, bytes.into()).await?;
+        }
+        Ok(())
     }
 
     pub async fn keys(&self) -> Vec<String> {
@@ -148,6 +178,7 @@ impl ObjectStore for Aged {
             self.0.inner.delete(&Path::from(key)).await?;
         }
         let reply = self.0.inner.get_opts(path, options).await?;
+        self.be_made_anew().await?;
         Ok(GetResult { meta: self.aged(reply.meta.clone()), ..reply })
     }
 
