@@ -30,6 +30,17 @@ pub trait LocalPages: Send + Sync + fmt::Debug {
     fn read(&self, page: PageNumber, content: &mut Vec<u8>) -> bool;
 }
 
+/// What came of the local pages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tried {
+    /// They are in.
+    Taken,
+    /// They do not do.
+    Vain,
+    /// Neither, and what else was asked for may still be written into the spool.
+    Broken,
+}
+
 /// Pages are read in portions of about this many bytes, so that a merge that is given up ends soon.
 const PORTION: usize = 1 << 20;
 
@@ -40,10 +51,19 @@ impl Merge<'_> {
     /// Takes the pages that the oldest input brings from this machine, and only those from the input that are not here.
     /// False: that does not lead to the database that was there, or would spare little; nothing was taken.
     pub(super) async fn add_local(&mut self, entry: &Entry, object: &Arc<Opened>) -> Result<bool, HistoryError> {
-        let Some((pages, page_size, need)) = self.may_be_local(object) else { return Ok(false) };
+        let end = self.spool.end();
+        let tried = self.try_local(entry, object).await?;
+        if tried == Tried::Vain {
+            self.spool.cut(end);
+        }
+        Ok(tried == Tried::Taken)
+    }
+
+    async fn try_local(&mut self, entry: &Entry, object: &Arc<Opened>) -> Result<Tried, HistoryError> {
+        let Some((pages, page_size, need)) = self.may_be_local(object) else { return Ok(Tried::Vain) };
         let local = Arc::clone(&pages);
         let position = blocking(move || local.position()).await?;
-        let Some(position) = position.filter(|position| position.txid >= self.name.max) else { return Ok(false) };
+        let Some(position) = position.filter(|position| position.txid >= self.name.max) else { return Ok(Tried::Vain) };
 
         let limit = self.limit.min(object.header.size_in_pages);
         let wanted = self.spool.wanted(page_size, limit);
@@ -66,7 +86,7 @@ impl Merge<'_> {
         let changed = match self.changed_behind(position, need).await {
             Ok(Some(changed)) => changed,
             Err(error) if !(error.is_outdated() || matches!(error, HistoryError::Damaged { .. })) => return Err(error),
-            _ => return Ok(false),
+            _ => return Ok(Tried::Vain),
         };
         picked = blocking(move || {
             picked.iter_mut().try_for_each(|part| filler.take_out(part, &changed))?;
@@ -77,22 +97,22 @@ impl Merge<'_> {
 
         let here: RoaringBitmap = picked.iter().flat_map(Picked::pages).collect();
         let missing = wanted - &here;
-        let Some(runs) = self.runs(object, &missing) else { return Ok(false) };
+        let Some(runs) = self.runs(object, &missing) else { return Ok(Tried::Vain) };
         let pickup = self.spool.pickup(limit, true).without(&here);
         match self.reader.pick_runs(entry, object, runs, pickup).await {
             Ok(fetched) => picked.extend(fetched),
             // It is read whole next, and then it is known what is wrong with it.
-            Err(HistoryError::Damaged { .. }) => return Ok(false),
+            Err(HistoryError::Damaged { .. }) => return Ok(Tried::Broken),
             Err(error) => return Err(error),
         }
         let have = picked.iter().map(Picked::sum).fold(self.spool.sum(), Checksum::join);
         if have != need || self.chain.precede(Link::of(entry, object)).is_err() {
             tracing::debug!(key = object.key, %have, %need, "the local pages do not make the snapshot");
-            return Ok(false);
+            return Ok(Tried::Vain);
         }
         self.spool.keep(picked);
         self.limit = limit;
-        Ok(true)
+        Ok(Tried::Taken)
     }
 
     /// The local pages, their size, and the checksum of the database that they must make.

@@ -70,6 +70,16 @@ impl Spool {
         Ok(Self { file, end, slots: Vec::new(), seen: Arc::new(RoaringBitmap::new()), sum: Checksum::EMPTY })
     }
 
+    /// Where the next frame goes.
+    pub(super) fn end(&self) -> u64 {
+        self.end.load(Ordering::Relaxed)
+    }
+
+    /// Forgets the frames from there on, of which none was kept. Nobody may be writing any more.
+    pub(super) fn cut(&self, end: u64) {
+        self.end.store(end, Ordering::Relaxed);
+    }
+
     /// For the next older object: of the pages up to `limit` those that are not in yet. The checksums of pages are worth
     /// adding up when every page of a database is to be here.
     pub(super) fn pickup(&self, limit: u32, add_up: bool) -> Pickup {
@@ -129,7 +139,7 @@ impl Spool {
     ) -> Result<(Body, Finished), AssembleError> {
         self.slots.sort_unstable_by_key(|slot| slot.page);
         // The index takes no more than 20 bytes for a page.
-        let about = self.end.load(Ordering::Relaxed) + 20 * self.slots.len() as u64;
+        let about = self.end() + 20 * self.slots.len() as u64;
         let mut out = Output { bytes: vec![0; HEADER_LENGTH], flushed: 0, file: None };
         if about > memory {
             out.file = Some(tempfile::tempfile_in(folder)?);

@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bottomless_history::{History, LocalPages, MergeOptions};
+use bottomless_history::{Copies, Entry, History, LocalPages, MergeOptions};
 use bottomless_ltx::{Checksum, DatabaseChecksums, PageNumber, Position, Txid};
+use bottomless_store::Body;
 use proptest::prelude::*;
 
 use crate::support::*;
@@ -116,6 +117,44 @@ async fn a_machine_that_is_wrong_does_no_harm() {
     wrong.states[5].pages[300][7] ^= 1;
     let machine = Machine { says: Some(timeline.state(5).checksum()), ..machine(&wrong, 5) };
     assert!(snapshot(&timeline, 5, machine).await > large);
+}
+
+/// Of pages that do not do nothing stays in the temporary file: else it would take too much of them, as would memory.
+#[tokio::test]
+async fn pages_in_vain_take_no_space() {
+    let cut = Change::Shrink { to: 150, seed: 3 };
+    let changes = [400, 1].map(|append| Change::Write { places: vec![], append, seed: 1 });
+    let timeline = Timeline::new(512, &[&changes[..], &[cut], &changes[1..], &changes[1..]].concat());
+    let size = object(&timeline, 1, 5).len() as u64;
+    let whole_length = size + size / 2;
+    assert!(object(&timeline, 1, 2).len() as u64 > whole_length, "the base is large");
+    for is_wrong in [false, true] {
+        let history = filled(&timeline, 5).await;
+        let mut machines = timeline.clone();
+        machines.states[5].pages[100][7] ^= u8::from(is_wrong);
+        let machine = Machine { says: Some(timeline.state(5).checksum()), ..machine(&machines, 5) };
+        let made = Arc::new(Made::default());
+        let options = MergeOptions { whole_length, copies: Some(made.clone()), ..with(machine) };
+        merge(&history, name(9, 1, 5), &options).await.unwrap();
+        assert!(get(&history, name(9, 1, 5)).await == object(&timeline, 1, 5));
+        assert_eq!(made.in_memory.load(Ordering::Relaxed), 1);
+    }
+}
+
+/// Which objects were put together in memory.
+#[derive(Debug, Default)]
+struct Made {
+    in_memory: AtomicU64,
+}
+
+impl Copies for Made {
+    fn find(&self, _: &Entry) -> Option<bytes::Bytes> {
+        None
+    }
+
+    fn keep(&self, _: &Entry, body: &Body) {
+        self.in_memory.fetch_add(matches!(body, Body::Memory(_)).into(), Ordering::Relaxed);
+    }
 }
 
 /// Two pages that change alike: the XOR of their CRCs stays, and the list of what changed tells.
