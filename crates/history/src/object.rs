@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use bottomless_ltx::{DecodeError, FileChecksum, HEADER_LENGTH, Header, PageNumber, Tail, TailProgress};
+use bottomless_ltx::{
+    DecodeError, FileChecksum, HEADER_LENGTH, Header, PageNumber, TAIL_MIN_LENGTH, Tail, TailProgress,
+};
 use bottomless_store::Object;
 use bytes::{Bytes, BytesMut};
 
@@ -112,7 +114,7 @@ impl History {
         };
         let damaged = |error: DecodeError| HistoryError::damaged(&key, Damage::Decode(error));
         let header = self.check_name(entry.name, Header::decode(&head).map_err(damaged)?)?;
-        let tail = self.tail(&key, entry.size, end).await?;
+        let tail = self.tail(&key, entry.size, Tail::longest(&header), end).await?;
         tail.check(&header).map_err(damaged)?;
         let Some(first_bytes) = head.first_chunk() else {
             let have = head.len() as u64;
@@ -131,18 +133,27 @@ impl History {
     pub async fn pages(&self, name: ObjectName) -> Result<Vec<PageNumber>, HistoryError> {
         let key = name.key(self.id());
         let (end, object) = self.bucket().get_end(&key, INDEX_GUESS).await?;
-        let tail = self.tail(&key, object.size, end).await?;
+        let tail = self.tail(&key, object.size, u64::MAX, end).await?;
         Ok(tail.frames.iter().map(|frame| frame.page).collect())
     }
 
-    /// Reads the tail from the last bytes of the object, and fetches more of them until it is complete.
-    async fn tail(&self, key: &str, size: u64, mut end: Bytes) -> Result<Tail, HistoryError> {
+    /// Reads the tail from the last bytes of the object, and fetches more of them until it is complete; a damaged one may
+    /// say that it is longer than the `longest` that there can be.
+    async fn tail(&self, key: &str, size: u64, longest: u64, mut end: Bytes) -> Result<Tail, HistoryError> {
         loop {
             match Tail::parse(size, &end).map_err(|error| HistoryError::damaged(key, Damage::Decode(error)))? {
                 TailProgress::Complete(tail) => return Ok(tail),
                 TailProgress::NeedMore { bytes } => {
                     let have = end.len() as u64;
                     let until = size - have;
+                    if have.saturating_add(bytes) > longest {
+                        let problem = format!(
+                            "with it the file ends with {} bytes, but at most {longest} make sense",
+                            have + bytes
+                        );
+                        let error = DecodeError::Index { offset: size.saturating_sub(TAIL_MIN_LENGTH as u64), problem };
+                        return Err(HistoryError::damaged(key, Damage::Decode(error)));
+                    }
                     let front = self.bucket().get_range(key, until.saturating_sub(bytes)..until).await?;
                     if front.is_empty() {
                         let have = have + front.len() as u64;

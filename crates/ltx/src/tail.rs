@@ -15,6 +15,9 @@ const INDEX_LENGTH_LENGTH: usize = 8;
 /// tail is.
 pub const TAIL_MIN_LENGTH: usize = END_MARKER_LENGTH + 1 + INDEX_LENGTH_LENGTH + TRAILER_LENGTH;
 
+/// The most bytes that an entry of the index takes: a page number, an offset and a length as varints.
+const ENTRY_MAX_LENGTH: u64 = 5 + 10 + 5;
+
 /// The last 16 bytes of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trailer {
@@ -123,7 +126,10 @@ impl Tail {
         let index_length_offset = file_length - (TRAILER_LENGTH + INDEX_LENGTH_LENGTH) as u64;
         let (front, index_length) = front.split_at(front.len() - INDEX_LENGTH_LENGTH);
         let index_length = big_endian(index_length);
+        // Shared by the frames and their index.
         let room = index_length_offset - (HEADER_LENGTH + END_MARKER_LENGTH) as u64;
+        let each = ENTRY_MAX_LENGTH + FRAME_HEADER_LENGTH as u64 + 1;
+        let room = room.min((room / each + 1) * ENTRY_MAX_LENGTH);
         if index_length == 0 || index_length > room {
             return Err(DecodeError::Index {
                 offset: index_length_offset,
@@ -149,6 +155,12 @@ impl Tail {
             trailer,
             checksum: RunningChecksum::of(hashed),
         }))
+    }
+
+    /// The most bytes that a tail takes in a file with this header.
+    #[must_use]
+    pub fn longest(header: &Header) -> u64 {
+        TAIL_MIN_LENGTH as u64 + ENTRY_MAX_LENGTH * u64::from(header.size_in_pages)
     }
 
     /// Whether the index fits the header: no page behind the end of the database, no lock page, and in a file that
@@ -267,4 +279,38 @@ fn parse_index(index: &[u8], tail_offset: u64) -> Result<Vec<Frame>, DecodeError
         return Err(DecodeError::Index { offset, problem });
     }
     Ok(frames)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// The end of a file with an index of this length.
+    fn ends_with(index_length: u64) -> Vec<u8> {
+        let mut bytes = vec![0; TAIL_MIN_LENGTH];
+        let at = bytes.len() - TRAILER_LENGTH - INDEX_LENGTH_LENGTH;
+        bytes.splice(at..at + INDEX_LENGTH_LENGTH, index_length.to_be_bytes());
+        let at = bytes.len() - 8;
+        bytes.splice(at.., Checksum::EMPTY.get().to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn an_index_is_no_longer_than_that_of_the_shortest_frames() {
+        const GB: u64 = 1 << 30;
+        let parse = |length| Tail::parse(10 * GB, &ends_with(length));
+        assert!(matches!(parse(6 * GB), Ok(TailProgress::NeedMore { .. })));
+        assert!(matches!(parse(7 * GB), Err(DecodeError::Index { .. })));
+        // As many of the shortest frames as there are, each with the longest entry.
+        for frames in 0..200_u64 {
+            let length = (HEADER_LENGTH + TAIL_MIN_LENGTH) as u64 + frames * (ENTRY_MAX_LENGTH + 11);
+            Tail::parse(length, &ends_with(1 + frames * ENTRY_MAX_LENGTH)).map(drop).or_else(expect_marker).unwrap();
+        }
+    }
+
+    fn expect_marker(error: DecodeError) -> Result<(), DecodeError> {
+        if matches!(error, DecodeError::Index { .. }) { Err(error) } else { Ok(()) }
+    }
 }
