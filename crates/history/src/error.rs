@@ -35,7 +35,10 @@ pub enum HistoryError {
     #[error(transparent)]
     NoWay(Box<NoWay>),
     /// The settings of the database are not understood.
-    #[error("{key}: {cause}; correct it, or delete it to go back to the defaults")]
+    #[error(
+        "{key}: {cause}; correct it, rather than delete it: writers may still count on a fence window that was longer than \
+         the default, and then that belongs into fence_window_before_seconds"
+    )]
     Settings {
         /// The object's key.
         key: String,

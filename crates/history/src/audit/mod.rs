@@ -236,7 +236,10 @@ impl History {
                 key: Some(key),
                 severity: Severity::Error,
                 problem: cause.to_string(),
-                advice: "correct it, or delete it to go back to the defaults; until then no program commits".into(),
+                advice: "correct it, rather than delete it: writers may still count on a fence window that was longer \
+                         than the default, and then that belongs into fence_window_before_seconds; until then no \
+                         program commits"
+                    .into(),
             }),
             settings => {
                 settings?;
