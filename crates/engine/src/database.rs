@@ -411,6 +411,7 @@ impl Database {
         record.writing = false;
         record.unjournaled = false;
         record.owes_all = false;
+        record.foreign = false;
         record.wal = wal;
         record.main_inode = self.note_inode();
         self.state.write(&record)?;

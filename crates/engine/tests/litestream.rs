@@ -7,7 +7,7 @@ use std::fs;
 use std::sync::Arc;
 
 use bottomless_engine::ErrorKind;
-use bottomless_engine::config::InitialReplication::{Force, Skip};
+use bottomless_engine::config::InitialReplication::{Error as Fail, Force, Skip};
 use bottomless_history::{Level, MergeOptions, ObjectName};
 use bottomless_ltx::{Encoder, HEADER_LENGTH, Txid, WriterId};
 use common::oracle::block_on;
@@ -225,12 +225,68 @@ fn a_local_file_that_is_in_use_is_not_taken_over() {
     let error = session.open().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
     assert!(error.to_string().contains("stop litestream"), "{error}");
+    // Nor is one that was opened and filled here, as long as nothing was committed.
+    let mut filled = other(&session, 17);
+    filled.open_anew().unwrap();
+    for session in [&mut session, &mut filled] {
+        session.is_in_use = false;
+        session.config.initial_replication = Fail;
+        if session.database.is_none() {
+            session.open().unwrap();
+        }
+        session.close();
+        session.is_in_use = true;
+        assert_eq!(session.open().unwrap_err().kind(), ErrorKind::Busy);
+    }
     session.is_in_use = false;
     session.open().unwrap();
+    commit(&mut session, Edit::Overwrite);
     session.close();
-    // What is known to be ours may be used by others.
+    // What is ours may be used by others, and costs no look at who wrote it.
     session.is_in_use = true;
+    let from = session.store.requests().len();
     session.open().unwrap();
+    assert_eq!(gets(&session, from), 0);
+    session.close();
+    session.foreign(&session.local);
+    let from = session.store.requests().len();
+    session.open().unwrap();
+    assert!(session.store.requests()[from..].iter().all(|(_, key)| !key.ends_with("5.ltx")), "nor where it compares");
+    session.finish();
+}
+
+/// Litestream was started again behind transactions of ours, and still runs.
+#[test]
+fn a_local_file_that_is_replicated_again_is_not_taken_over() {
+    let mut session = replicated(18);
+    session.open().unwrap();
+    commit(&mut session, Edit::Overwrite);
+    session.close();
+    let next = session.local.edited(&mut Random::new(19), Edit::Overwrite);
+    let mut writer = other(&session, 20);
+    writer.open_anew().unwrap();
+    let old = writer.local.clone();
+    assert_eq!(old, session.local);
+    assert!(matches!(writer.write(next.clone(), End::Commit), Told::Committed));
+    writer.close();
+    let (key, bytes) = foreign(&writer, (Level::LOG, 6, 6));
+    session.oracle.put(&key, bytes);
+    // The local file is what it has replicated, or what it will replicate next, or the one before.
+    let ahead = next.edited(&mut Random::new(21), Edit::Grow);
+    for local in [&next, &ahead, &old] {
+        session.foreign(local);
+        session.local = local.clone();
+        session.is_in_use = true;
+        let error = session.open().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        assert!(error.to_string().contains("stop litestream"), "{error}");
+        assert_eq!(session.oracle.last(), 6, "nothing is published");
+    }
+    session.is_in_use = false;
+    session.open_anew().unwrap();
+    assert_eq!((&session.local, session.txid()), (&next, 6));
+    session.acknowledged.clear();
+    commit(&mut session, Edit::Overwrite);
     session.finish();
 }
 

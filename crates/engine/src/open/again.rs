@@ -379,6 +379,7 @@ impl Database {
             size_in_pages: restored.size_in_pages,
             change_counter: plan.change_counter,
             e_tag: restored.last_object.as_ref().and_then(|object| object.e_tag.clone()),
+            foreign: restored.is_foreign,
             proven,
             wal: Some(wal),
             main_inode: self.note_inode(),

@@ -220,6 +220,7 @@ impl Database {
             size_in_pages: restored.size_in_pages,
             change_counter,
             e_tag: restored.last_object.as_ref().and_then(|object| object.e_tag.clone()),
+            foreign: restored.is_foreign,
             ..Record::fresh(self.identity())
         })?;
         self.try_end_change(Untouched::default())

@@ -56,15 +56,20 @@ impl Database {
         Ok(Some(position))
     }
 
+    /// True if this position was found to be the end of what another program wrote.
+    pub(super) fn is_foreign_end(&self, position: Position) -> bool {
+        self.foreign_end().as_ref().is_some_and(|known| known.position == position)
+    }
+
     /// The ETag of the object that was found to lead to this position.
     pub(super) fn foreign_tag(&self, position: Position) -> Option<String> {
         self.foreign_end().as_ref().filter(|known| known.position == position)?.e_tag.clone()
     }
 
-    /// Refuses a local file that another program has open, where another program has written the history: it may be
+    /// Refuses a local file that another program has open, where another program has written the history's end: it may be
     /// the one that writes both.
-    pub(super) fn refuse_replicated(&self, host: &dyn Host, listing: &Listing) -> Result<()> {
-        if !self.ends_foreign(listing)? || host.is_alone()? {
+    pub(super) fn refuse_in_use(&self, host: &dyn Host, listing: &Listing) -> Result<()> {
+        if host.is_alone()? {
             return Ok(());
         }
         let text = format!(

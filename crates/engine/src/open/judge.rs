@@ -118,12 +118,15 @@ impl Database {
             && listing.last_txid() == record.position.txid
             && self.lineage(record, &listing)? == Lineage::Part
         {
+            if record.foreign {
+                self.refuse_in_use(host, &listing)?;
+            }
             return Ok(Some(found));
         }
         // Again, with what leads to its end, now that nobody else of this machine moves on.
         let mut listing = self.list_about(record.as_ref())?;
-        if known.is_none() {
-            self.refuse_replicated(host, &listing)?;
+        if !known.as_ref().is_some_and(|record| record.is_ours_at_end(&listing)) && self.ends_foreign(&listing)? {
+            self.refuse_in_use(host, &listing)?;
         }
         let (mut then, mut compared) = self.compare(host, known.as_ref(), &listing)?;
         if matches!(then, Then::List) {
@@ -517,6 +520,7 @@ impl Database {
             size_in_pages: reader.size_in_pages(),
             change_counter: local.change_counter,
             e_tag: known.e_tag.filter(|_| same),
+            foreign: (same && known.foreign) || self.is_foreign_end(position),
             proven: known.proven,
             intent,
             ..Record::fresh(self.identity())
@@ -624,5 +628,13 @@ impl Record {
     /// Nothing is open: no commit under way, no page written but not settled.
     fn is_settled(&self) -> bool {
         self.intent.is_none() && !self.writing && !self.owes_all
+    }
+
+    /// The history ends with the very object that is known to be ours: that needs no look at its header.
+    fn is_ours_at_end(&self, listing: &Listing) -> bool {
+        let last = listing.last_txid();
+        let mut ending = listing.entries().iter().filter(|entry| entry.name.max == last);
+        let is_ours = self.e_tag.is_some() && !self.foreign;
+        is_ours && self.position.txid == last && ending.any(|entry| entry.e_tag == self.e_tag)
     }
 }

@@ -167,6 +167,7 @@ fn record(input: &mut Unstructured<'_>) -> Result<Record> {
         e_tag: e_tag.filter(|tag| !tag.is_empty()),
         proven: input.arbitrary()?,
         owes_all: input.arbitrary()?,
+        foreign: input.arbitrary()?,
         writing: input.arbitrary()?,
         unjournaled: input.arbitrary()?,
         wal,

@@ -167,6 +167,7 @@ mod tests {
             e_tag: Some("abc".into()),
             proven: true,
             owes_all: false,
+            foreign: true,
             writing: true,
             unjournaled: true,
             wal: Some(WalEnd { salts: [3, 4], frames: 5 }),

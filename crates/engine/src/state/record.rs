@@ -15,6 +15,7 @@ const INTENT: u32 = 8;
 const INTENT_REFUSED: u32 = 16;
 const UNJOURNALED: u32 = 32;
 const WAL: u32 = 64;
+const FOREIGN: u32 = 128;
 
 /// A commit whose object may be in the bucket, and of which SQLite has not said that it is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +89,8 @@ pub(crate) struct Record {
     pub(crate) proven: bool,
     /// The bucket's last transaction is another database's content: the next one must carry every page.
     pub(crate) owes_all: bool,
+    /// The object of the position is another program's, as litestream is one.
+    pub(crate) foreign: bool,
     /// Pages of the main file are being written outside of a WAL, and are not settled.
     pub(crate) writing: bool,
     /// And without a journal on the disk: a crash tears them.
@@ -116,6 +119,7 @@ impl Record {
             e_tag: None,
             proven: false,
             owes_all: false,
+            foreign: false,
             writing: false,
             unjournaled: false,
             wal: None,
@@ -137,6 +141,7 @@ impl Record {
             (self.writing, WRITING),
             (self.unjournaled, UNJOURNALED),
             (self.wal.is_some(), WAL),
+            (self.foreign, FOREIGN),
             (self.intent.is_some(), INTENT),
             (self.intent.is_some_and(|i| i.refused), INTENT_REFUSED),
         ] {
@@ -215,6 +220,7 @@ impl Record {
             e_tag: Some(e_tag).filter(|tag| !tag.is_empty()),
             proven: flags & PROVEN != 0,
             owes_all: flags & OWES_ALL != 0,
+            foreign: flags & FOREIGN != 0,
             writing: flags & WRITING != 0,
             unjournaled: flags & UNJOURNALED != 0,
             wal: Some(wal).filter(|_| flags & WAL != 0),
