@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::contact::{Contact, Contacts};
 use crate::copies::LogCopies;
 use crate::error::{Error, ErrorKind, Result};
+use crate::local::OpenMain;
 use crate::open::again::Obstacle;
 use crate::open::foreign::ForeignEnd;
 use crate::process::{Process, Slot};
@@ -263,8 +264,11 @@ impl Database {
     ///
     /// Waits some seconds where more than `long` ([`crate::LONG_LOG`]) transactions are left to compact. What fails is
     /// warned of.
-    pub fn compact_in_background(&self, long: u64) {
+    ///
+    /// With `main`, pages of a snapshot that this machine has are not downloaded.
+    pub fn compact_in_background(&self, long: u64, main: Option<Arc<dyn OpenMain>>) {
         if let Some(upkeep) = self.upkeep() {
+            upkeep.read_pages_of(main);
             self.process.background().serve(upkeep, long);
         }
     }

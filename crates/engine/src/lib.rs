@@ -37,7 +37,7 @@ pub use background::LONG_LOG;
 pub use commit::{Change, Landed, Outcome};
 pub use database::{Begun, Database, Untouched};
 pub use error::{Error, ErrorKind, Result};
-pub use local::{Host, LocalReader, Locked, MainFile, PageSource, shape};
+pub use local::{Host, LocalReader, Locked, MainFile, OpenMain, PageSource, shape};
 pub use open::again::LoneFile;
 pub use past::{AsOf, Past};
 pub use state::WalEnd;

@@ -1,5 +1,6 @@
 //! What the engine needs of the local database, and of the SQLite that serves it. The shim provides it.
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 
@@ -18,7 +19,7 @@ pub trait PageSource {
     fn read_page(&mut self, page: PageNumber, content: &mut [u8]) -> io::Result<()>;
 }
 
-/// The main database file, open under a lock of SQLite's.
+/// The main database file, as SQLite's VFS opens it.
 ///
 /// Never opened by the engine itself: closing any descriptor of that file drops all POSIX locks that SQLite holds on it
 /// in this process.
@@ -34,6 +35,17 @@ pub trait MainFile {
     /// # Errors
     /// When the file can't be read.
     fn read_at(&mut self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+/// Opens the main file once more, for reading by another thread and without any lock: what is read may be torn.
+///
+/// It must be opened by the SQLite that has it open, for the reason that [`MainFile`] names.
+pub trait OpenMain: fmt::Debug + Send + Sync {
+    /// Opens it; it is closed when it is dropped.
+    ///
+    /// # Errors
+    /// When it can't be opened.
+    fn open(&self) -> io::Result<Box<dyn MainFile + Send>>;
 }
 
 /// Work on the main file under a lock.

@@ -5,11 +5,13 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bottomless_engine::Database;
+use bottomless_engine::{Database, OpenMain};
 use bottomless_history::{Level, Policy};
+use common::host::MainPath;
 use common::session::PATIENT;
 use common::*;
 
@@ -60,7 +62,7 @@ fn what_is_committed_is_merged_and_nothing_of_it_downloaded_but_what_is_read_bac
     let store = store();
     let mut session = session(&store, [20, 60, 180], 1);
     session.open().unwrap();
-    session.db().compact_in_background(1000);
+    session.db().compact_in_background(1000, None);
     let from = store.requests().len();
     let mut commits = 0;
     wait_until("two objects of level 3", || {
@@ -95,11 +97,11 @@ fn a_long_log_is_compacted_before_the_database_is_opened() {
     session.config.compaction = Some(policy([1, 3_600_000, 3_600_000]));
     session.open().unwrap();
     // Without the first, which stays in the log until there is a snapshot.
-    session.db().compact_in_background(29);
+    session.db().compact_in_background(29, None);
     assert_eq!(level(&session, 1), (0, 0), "not longer than that");
     session.close();
     session.open().unwrap();
-    session.db().compact_in_background(28);
+    session.db().compact_in_background(28, None);
     assert_eq!(level(&session, 1), (1, 30), "when it returns, that is done");
     session.finish();
 }
@@ -112,7 +114,7 @@ fn programs_that_live_shorter_than_any_interval_keep_their_log_short() {
     let mut session = session(&store, [20, 3_600_000, 3_600_000], 3);
     for run in 1..=70 {
         session.open().unwrap();
-        session.db().compact_in_background(LONG);
+        session.db().compact_in_background(LONG, None);
         let left = session.oracle.last().saturating_sub(level(&session, 1).1.max(1));
         assert!(left <= LONG, "run {run}: {left}");
         commit(&mut session, Edit::Overwrite);
@@ -131,7 +133,7 @@ fn closing_under_a_pass_waits_for_nothing_and_leaves_nothing() {
     }
     // Reading back takes longer than the test.
     store.read_time(NEVER);
-    session.db().compact_in_background(1000);
+    session.db().compact_in_background(1000, None);
     let lock = session.folder.path().join("test.db-bottomless-compact");
     wait_until("it is created and being read back", || level(&session, 1).0 == 1 && lock.exists());
     commit(&mut session, Edit::Overwrite);
@@ -139,7 +141,7 @@ fn closing_under_a_pass_waits_for_nothing_and_leaves_nothing() {
     wait_until("the lock is given back", || !lock.exists());
     store.read_time(Duration::ZERO);
     session.open().unwrap();
-    session.db().compact_in_background(1000);
+    session.db().compact_in_background(1000, None);
     commit(&mut session, Edit::Overwrite);
     let last = session.txid();
     wait_until("the next goes on from there", || level(&session, 1).1 == last);
@@ -158,7 +160,7 @@ fn who_only_reads_starts_nothing_and_with_compaction_off_nothing_is_copied() {
     fs::remove_file(file(&session, "log")).unwrap();
     session.config.compaction = None;
     session.open().unwrap();
-    session.db().compact_in_background(0);
+    session.db().compact_in_background(0, None);
     commit(&mut session, Edit::Overwrite);
     assert!(!file(&session, "log").exists());
     assert_eq!(status(session.db())["compaction"], "off");
@@ -175,7 +177,7 @@ fn the_status_says_how_compaction_goes_on() {
     let store = store();
     let mut session = session(&store, [10, 3_600_000, 3_600_000], 6);
     session.open().unwrap();
-    session.db().compact_in_background(1000);
+    session.db().compact_in_background(1000, None);
     assert_eq!(status(session.db())["compaction"], "on");
     assert_eq!(status(session.db())["compacted_txid"], 0);
     // The first stays in the log until there is a snapshot.
@@ -189,4 +191,50 @@ fn the_status_says_how_compaction_goes_on() {
     assert!(matches!(told, Told::Failed(_)), "{told:?}");
     store.heal();
     session.finish();
+}
+
+/// Bytes of a snapshot of 3,000 pages, and how many of them the next one downloads, with the main file to read or without
+/// it, where this becomes of the local file before.
+fn downloaded(seed: u64, reads_main: bool, damage: impl FnOnce(&Session)) -> (u64, u64) {
+    const SHORT: Duration = Duration::from_millis(1);
+    let store = store();
+    let mut session = session(&store, [1; 3], seed);
+    session.config.compaction = Some(Policy { levels: [SHORT; 3], snapshot: SHORT, retention: NEVER });
+    session.open().unwrap();
+    let first = Image::first(&mut session.random, 3000);
+    assert!(matches!(session.write(first, End::Commit), Told::Committed));
+    commit(&mut session, Edit::Overwrite);
+    session.oracle.snapshot(2);
+    let base = session.oracle.listing().merged()[0].clone();
+    for edit in [Edit::Overwrite, Edit::Shrink, Edit::Grow, Edit::Overwrite] {
+        commit(&mut session, edit);
+    }
+    damage(&session);
+    let main = reads_main.then(|| Arc::new(MainPath(session.path.clone())) as Arc<dyn OpenMain>);
+    session.db().compact_in_background(1000, main);
+    wait_until("the next snapshot", || level(&session, 9) == (2, 6));
+    session.check_acknowledged();
+    // Another machine gets it from there.
+    session.oracle.delete_log(6);
+    assert_eq!(session.oracle.at(6), session.local);
+    session.close();
+    (base.size, store.bytes_read(&base.name.key(&session.config.database_id)))
+}
+
+#[test]
+fn a_snapshot_does_not_download_what_this_machine_has() {
+    let (size, without) = downloaded(7, false, |_| ());
+    assert!(without >= size, "{without} of {size} bytes");
+    let (size, with) = downloaded(7, true, |_| ());
+    assert!(with > 0 && with < size / 20, "{with} of {size} bytes");
+    // A page is not what it was, and the file is cut off behind others.
+    let damage = |session: &Session| {
+        let file = fs::File::options().write(true).open(&session.path).unwrap();
+        file.write_all_at(&[session.local.0[512 * 1500] ^ 1], 512 * 1500).unwrap();
+        file.set_len(512 * 2900).unwrap();
+    };
+    let (_, damaged) = downloaded(7, true, damage);
+    assert!(damaged > with + 90 * 512 && damaged < size / 5, "{damaged} of {size} bytes");
+    let (_, gone) = downloaded(7, true, |session| fs::remove_file(&session.path).unwrap());
+    assert!(gone >= size, "{gone} of {size} bytes");
 }

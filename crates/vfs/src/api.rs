@@ -46,6 +46,22 @@ pub(crate) fn version() -> c_int {
     call!(libversion_number()).unwrap_or_default()
 }
 
+/// Whether other threads than the program's may use this SQLite's functions and VFS.
+pub(crate) fn serves_threads() -> bool {
+    if call!(xthreadsafe()).unwrap_or_default() == 0 {
+        return false;
+    }
+    // A program that has asked for one thread only (`SQLITE_CONFIG_SINGLETHREAD`) has mutexes that are none, and all the
+    // same one.
+    let allocate = || call!(mutex_alloc(ffi::SQLITE_MUTEX_FAST)).unwrap_or(ptr::null_mut());
+    let mutexes = [allocate(), allocate()];
+    let differ = mutexes[0] != mutexes[1];
+    for mutex in mutexes.into_iter().filter(|mutex| differ && !mutex.is_null()) {
+        call!(mutex_free(mutex));
+    }
+    differ && mutexes.into_iter().all(|mutex| !mutex.is_null())
+}
+
 /// # Safety
 /// `name` is null or a string.
 pub(crate) unsafe fn vfs_find(name: *const c_char) -> *mut ffi::sqlite3_vfs {

@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::Path;
 use std::ptr;
 
+use bottomless_engine::OpenMain;
 use libsqlite3_sys as ffi;
 
 use crate::dirty::Dirty;
@@ -16,6 +17,7 @@ use crate::fake::{self, FakeFile};
 use crate::load::sqlite3_bottomless_init;
 use crate::methods::ShimFile;
 use crate::params::NameAndEnvironment;
+use crate::read_main::ReadMain;
 use crate::real::RealFile;
 use crate::undo::Undo;
 
@@ -113,6 +115,28 @@ fn methods_are_forwarded() {
     assert_eq!(fake::calls(), ["delete /a.db-journal 1", "delete -wal 0"]);
 }
 
+fn the_main_file_is_opened_once_more_where_threads_are_served() {
+    let real_vfs = unsafe { (*fake::shim()).pAppData }.cast::<ffi::sqlite3_vfs>();
+    let opener = |path| unsafe { ReadMain::new(Path::new(path), real_vfs) };
+    assert!(opener("/a.db").is_none(), "no mutexes");
+    fake::MUTEXES.set([8, 8]);
+    assert!(opener("/a.db").is_none(), "one thread");
+    fake::MUTEXES.set([16, 32]);
+    let (main, missing) = (opener("/a.db").unwrap(), opener("/missing").unwrap());
+    assert_eq!(fake::calls(), ["free mutex 16", "free mutex 32", "free mutex 16", "free mutex 32"]);
+    let before = fake::closed();
+    assert!(missing.open().is_err());
+    assert_eq!(fake::closed(), before, "what was not opened is not closed");
+    // It moves before it is closed.
+    let files = [main.open().unwrap(), main.open().unwrap()];
+    assert_eq!(fake::allocated(), 2);
+    drop(files);
+    assert_eq!(fake::closed(), before + 2);
+    let flags = ffi::SQLITE_OPEN_MAIN_DB | ffi::SQLITE_OPEN_READONLY;
+    let opened = |path| format!("open {path} {flags:#x}");
+    assert_eq!(fake::calls(), [opened("/missing"), opened("/a.db"), opened("/a.db")]);
+}
+
 /// One test: the table of functions is the process's, and so is the VFS.
 #[test]
 fn the_vfs_in_a_host_of_our_own() {
@@ -121,6 +145,7 @@ fn the_vfs_in_a_host_of_our_own() {
     a_main_file_that_is_configured_wrongly_is_not_opened();
     methods_are_forwarded();
     parameters_are_read();
+    the_main_file_is_opened_once_more_where_threads_are_served();
     assert_eq!(fake::allocated(), 0);
 }
 

@@ -20,6 +20,8 @@ use libsqlite3_sys as ffi;
 thread_local! {
     /// What was called, in order.
     static CALLS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// Files that were closed.
+    static CLOSED: RefCell<u64> = const { RefCell::new(0) };
     /// Allocations of `malloc64` that were not freed.
     static ALLOCATED: RefCell<i64> = const { RefCell::new(0) };
 }
@@ -37,6 +39,10 @@ pub(crate) fn calls() -> Vec<String> {
 
 pub(crate) fn allocated() -> i64 {
     ALLOCATED.with_borrow(|n| *n)
+}
+
+pub(crate) fn closed() -> u64 {
+    CLOSED.with_borrow(|n| *n)
 }
 
 /// A file name with URI parameters, as SQLite passes it to `xOpen`.
@@ -125,6 +131,46 @@ unsafe extern "C" fn vfs_register(vfs: *mut ffi::sqlite3_vfs, _default: c_int) -
     ffi::SQLITE_OK
 }
 
+/// A copy of the path, with what follows it in a name of SQLite's.
+unsafe extern "C" fn create_filename(
+    database: *const c_char,
+    _: *const c_char,
+    _: *const c_char,
+    _: c_int,
+    _: *mut *const c_char,
+) -> ffi::sqlite3_filename {
+    ALLOCATED.with_borrow_mut(|n| *n += 1);
+    name(unsafe { CStr::from_ptr(database) }.to_str().unwrap(), &[]).into_raw()
+}
+
+unsafe extern "C" fn free_filename(name: ffi::sqlite3_filename) {
+    ALLOCATED.with_borrow_mut(|n| *n -= 1);
+    // As long as it was allocated: the zeros within are part of it.
+    let length = unsafe { CStr::from_ptr(name) }.count_bytes() + 3;
+    drop(unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(name.cast_mut().cast::<u8>(), length)) });
+}
+
+thread_local! {
+    /// The mutexes: none as without threads, all the same as with one thread, or each another.
+    pub(crate) static MUTEXES: RefCell<[usize; 2]> = const { RefCell::new([0; 2]) };
+}
+
+unsafe extern "C" fn mutex_alloc(_: c_int) -> *mut ffi::sqlite3_mutex {
+    let next = MUTEXES.with_borrow_mut(|mutexes| {
+        mutexes.swap(0, 1);
+        mutexes[1]
+    });
+    ptr::without_provenance_mut(next)
+}
+
+unsafe extern "C" fn mutex_free(mutex: *mut ffi::sqlite3_mutex) {
+    note(format!("free mutex {}", mutex.addr()));
+}
+
+unsafe extern "C" fn threadsafe() -> c_int {
+    1
+}
+
 /// The table of functions; what the tests do not reach is not in it.
 pub(crate) fn routines() -> Box<ffi::sqlite3_api_routines> {
     let mut table: ffi::sqlite3_api_routines = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -134,6 +180,11 @@ pub(crate) fn routines() -> Box<ffi::sqlite3_api_routines> {
     table.uri_parameter = Some(uri_parameter);
     table.uri_key = Some(uri_key);
     table.database_file_object = Some(database_file_object);
+    table.create_filename = Some(create_filename);
+    table.free_filename = Some(free_filename);
+    table.mutex_alloc = Some(mutex_alloc);
+    table.mutex_free = Some(mutex_free);
+    table.xthreadsafe = Some(threadsafe);
     table.vfs_find = Some(vfs_find);
     table.vfs_register = Some(vfs_register);
     Box::new(table)
@@ -168,6 +219,7 @@ unsafe fn content<'a>(file: *mut ffi::sqlite3_file) -> &'a mut Vec<u8> {
 }
 
 unsafe extern "C" fn close(_: *mut ffi::sqlite3_file) -> c_int {
+    CLOSED.with_borrow_mut(|n| *n += 1);
     ffi::SQLITE_OK
 }
 

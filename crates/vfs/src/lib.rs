@@ -28,6 +28,7 @@ mod methods;
 mod params;
 mod past_file;
 mod pragma;
+mod read_main;
 mod real;
 mod report;
 mod source;

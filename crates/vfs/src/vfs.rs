@@ -4,6 +4,7 @@ use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
+use std::sync::Arc;
 
 use bottomless_engine::config::Config;
 use bottomless_engine::{AsOf, Database, LONG_LOG, Past, Untouched};
@@ -16,6 +17,7 @@ use crate::guard::{guard, guard_or};
 use crate::host::SqliteHost;
 use crate::methods::{self, ShimFile};
 use crate::params::NameAndEnvironment;
+use crate::read_main::ReadMain;
 use crate::{api, past_file, report};
 
 /// The name under which programs ask for it.
@@ -172,7 +174,9 @@ unsafe fn open_main(
         // SAFETY: SQLite gives a place for the flags, or null.
         let opened = if out_flags.is_null() { flags } else { unsafe { *out_flags } };
         if (flags | opened) & ffi::SQLITE_OPEN_READONLY == 0 {
-            database.compact_in_background(LONG_LOG);
+            // SAFETY: it is the VFS below ours.
+            let main = unsafe { ReadMain::new(path, real_vfs) };
+            database.compact_in_background(LONG_LOG, main.map(|main| Arc::new(main) as _));
         }
         let real = shim.real();
         shim.become_main(Connection::new(database, real, host.impatient()));

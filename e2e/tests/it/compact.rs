@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bottomless_e2e::proxy::{Answer, Fault};
+use bottomless_e2e::proxy::{Answer, Fault, Request};
 use bottomless_e2e::{Host, Machine, Session, World, compare, litestream};
 
 /// Nothing of it comes within a test.
@@ -68,6 +68,52 @@ fn levels_and_snapshots_appear_while_a_program_commits_in_mode_delete() {
 #[test]
 fn levels_and_snapshots_appear_while_a_program_commits_in_mode_wal() {
     levels_appear("WAL");
+}
+
+/// What a program has is not downloaded again for the next snapshot, whether a checkpoint has copied it or not. And the
+/// thread that reads the program's file takes no lock away from it.
+#[test]
+fn a_snapshot_is_made_of_what_the_program_has_and_its_locks_stay() {
+    for mode in ["DELETE", "WAL"] {
+        let mut world = World::new("pages");
+        world.compact([100, NEVER, NEVER], 500, NEVER);
+        let mut session = world.open(Host::Newest);
+        created(&mut session, mode);
+        let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300)";
+        session.sql(&format!("{rows} INSERT INTO t(v) SELECT randomblob(3900) FROM n"));
+        let last = world.end();
+        let at_rest = || reaches(&world, 9) == world.end() && !world.beside("bottomless-compact").exists();
+        wait_until("the first snapshot", at_rest);
+        let base = world.objects().into_iter().find(|object| object.key.contains("/0009/")).expect("a snapshot");
+        assert!(base.size > 1_000_000, "{base:?}");
+        world.proxy.clear();
+        insert(&mut session);
+        session.sql("BEGIN IMMEDIATE; DELETE FROM t WHERE id = 1");
+        wait_until("the second snapshot", at_rest);
+        assert_eq!(reaches(&world, 9), last + 1);
+        let mut other = world.stock(Host::Newest);
+        other.open(0, &world.db().display().to_string()).unwrap();
+        let error = other.sql_fails("PRAGMA busy_timeout = 0; BEGIN IMMEDIATE");
+        assert_eq!(error.primary(), 5, "the program has the lock: {error:?}");
+        other.close(0).unwrap();
+        session.sql("COMMIT");
+        let of_base = |request: &Request| request.method == "GET" && request.target.contains(&base.key);
+        let read: u64 = world.proxy.requests().iter().filter(|request| of_base(request)).map(asked_for).sum();
+        assert!(read > 0 && read < 200_000, "{mode}: {read} bytes of {base:?}");
+        world.assert_restores_equal(&mut session);
+        assert!(!session.stderr().contains("WARN"), "{}", session.stderr());
+    }
+}
+
+/// Bytes that a request asks for, by its range.
+fn asked_for(request: &Request) -> u64 {
+    let range = request.headers.get("range").and_then(|range| range.strip_prefix("bytes="));
+    let (first, last) = range.and_then(|range| range.split_once('-')).unwrap_or(("0", ""));
+    match (first.parse::<u64>(), last.parse::<u64>()) {
+        (Ok(first), Ok(last)) => last + 1 - first,
+        (Err(_), Ok(length)) => length,
+        _ => u64::MAX / 2,
+    }
 }
 
 /// What compaction asks for is held back: commits go on, and the process ends without waiting for it.

@@ -10,6 +10,7 @@
 //! was committed last comes to the higher levels.
 
 mod lock;
+mod pages;
 mod pass;
 mod schedule;
 mod thread;

@@ -71,6 +71,7 @@ pub(super) async fn pass(upkeep: &Upkeep, bucket: Bucket, turn: Turn) -> Result<
         options.put_length = 0;
     }
     options.copies = Some(Arc::clone(&copies) as _);
+    options.pages = upkeep.pages();
     let compacted = history.compact(&upkeep.policy, Scope::Due, &options).await?;
     let note = PassNote { identity: upkeep.identity, at_ms: now_ms, txid: position };
     if let Err(error) = note.leave(path) {

@@ -5,15 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, SystemTime};
 
-use bottomless_history::{DatabaseId, Level, Listing, Policy};
+use bottomless_history::{DatabaseId, Level, Listing, LocalPages, Policy};
 use bottomless_ltx::Txid;
 use bottomless_store::{Bucket, Location};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use super::Order;
+use super::pages::MachinePages;
 use crate::config::{Config, Fencing};
 use crate::error::Error;
+use crate::local::OpenMain;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -39,6 +41,8 @@ pub(crate) struct Upkeep {
     pub(super) is_fenced: bool,
     /// How long a request may take.
     pub(super) patience: Duration,
+    /// Opens the main file, where that may be done.
+    main: OnceLock<Arc<dyn OpenMain>>,
     /// Set when the thread serves it.
     orders: OnceLock<Orders>,
     /// The thread knows that there is something new, and has not looked yet.
@@ -93,12 +97,26 @@ impl Upkeep {
             policy,
             is_fenced: config.fencing == Fencing::On,
             patience: config.timeout,
+            main: OnceLock::new(),
             orders: OnceLock::new(),
             news: AtomicBool::new(false),
             closed: watch::Sender::new(false),
             seen: Mutex::default(),
             progress: Mutex::default(),
         }
+    }
+
+    /// Lets the thread read the main file. The first word counts: all connections open it alike.
+    pub(crate) fn read_pages_of(&self, main: Option<Arc<dyn OpenMain>>) {
+        if let Some(main) = main {
+            let _ = self.main.set(main);
+        }
+    }
+
+    /// The pages that this machine has, for one pass.
+    pub(super) fn pages(&self) -> Option<Arc<dyn LocalPages>> {
+        let main = Arc::clone(self.main.get()?);
+        Some(Arc::new(MachinePages::new(self.path.clone(), self.identity, main)))
     }
 
     /// False if the thread serves it already.

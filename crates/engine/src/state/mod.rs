@@ -18,12 +18,14 @@ pub(crate) mod fuzzing;
 mod mark;
 mod pages;
 mod pass;
+mod peek;
 mod record;
 mod turn;
 
 pub(crate) use mark::{Mark, Stamp};
 pub(crate) use pages::PageChecksums;
 pub(crate) use pass::{Glance, PassNote};
+pub(crate) use peek::Peek;
 pub use record::WalEnd;
 pub(crate) use record::{Intent, Record};
 pub(crate) use turn::Turn;

@@ -43,6 +43,12 @@ impl<'a> PageChecksums<'a> {
         Ok(Checksum::new(u64::from_le_bytes(bytes)))
     }
 
+    /// The checksum of one page, read at this moment.
+    pub(super) fn of_one(file: &File, page: PageNumber) -> io::Result<Option<Checksum>> {
+        let bytes = read_some(file, offset(page.get()), 8)?.try_into().unwrap_or_default();
+        Ok(Checksum::new(u64::from_le_bytes(bytes)))
+    }
+
     /// Writes the checksums of some pages, given in ascending order.
     pub(crate) fn update(&mut self, updates: &[(PageNumber, Checksum)]) -> io::Result<()> {
         self.block = None;

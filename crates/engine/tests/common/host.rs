@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use bottomless_engine::{Error, Host, Locked, LoneFile, MainFile, PageSource, Result};
+use bottomless_engine::{Error, Host, Locked, LoneFile, MainFile, OpenMain, PageSource, Result};
 use bottomless_ltx::{PageNumber, PageSize};
 
 pub struct FakeHost {
@@ -62,6 +62,16 @@ pub fn journal(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-journal");
     name.into()
+}
+
+/// Opens the main file for the thread.
+#[derive(Debug)]
+pub struct MainPath(pub PathBuf);
+
+impl OpenMain for MainPath {
+    fn open(&self) -> io::Result<Box<dyn MainFile + Send>> {
+        Ok(Box::new(Main(File::open(&self.0)?)))
+    }
 }
 
 impl FakeHost {

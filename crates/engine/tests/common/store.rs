@@ -158,6 +158,8 @@ struct State {
     creators: HashMap<Path, u32>,
     /// Creates of log objects wait here for each other.
     gate: Option<Arc<Barrier>>,
+    /// Bytes that were read, by key.
+    read: HashMap<String, u64>,
     /// How long a read takes.
     read_time: Duration,
 }
@@ -192,6 +194,7 @@ impl FaultStore {
             holds_late: false,
             creators: HashMap::new(),
             gate: None,
+            read: HashMap::new(),
             read_time: Duration::ZERO,
         };
         Arc::new(Self { inner, state: Arc::new(Mutex::new(state)) })
@@ -224,6 +227,11 @@ impl FaultStore {
     /// How many requests for a page of a listing there were.
     pub fn lists(&self) -> usize {
         self.state().requests.iter().filter(|(operation, _)| *operation == Operation::List).count()
+    }
+
+    /// Bytes that were read of this object.
+    pub fn bytes_read(&self, key: &str) -> u64 {
+        self.state().read.get(key).copied().unwrap_or_default()
     }
 
     pub fn failed(&self) -> Vec<(u64, Operation, Fault)> {
@@ -366,6 +374,10 @@ impl ObjectStore for FaultStore {
             Some(Fault::PartialRead) => half(self.inner.get_opts(path, options).await?).await,
             Some(fault) => Err(fault.error(path)),
         };
+        if let Ok(reply) = &result {
+            let bytes = reply.range.end - reply.range.start;
+            *self.state().read.entry(path.to_string()).or_default() += bytes;
+        }
         self.deliver(number).await;
         result
     }
