@@ -132,7 +132,8 @@ fn needed(listed: &[Object]) -> Vec<&Object> {
 }
 
 fn cut_log(bucket: &Bucket, listed: &[Object], up_to: u64) {
-    let keys = listed.iter().filter(|o| level(o) == 0 && txids(o).0 <= up_to).map(|o| o.key.clone());
+    // The first transaction is in no compacted object before the first snapshot.
+    let keys = listed.iter().filter(|o| level(o) == 0 && (2..=up_to).contains(&txids(o).0)).map(|o| o.key.clone());
     let queue = Mutex::new(keys.collect::<Vec<_>>());
     let next = || queue.lock().expect("no panic").pop();
     std::thread::scope(|scope| {
