@@ -40,8 +40,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TIME", conflicts_with = "txid", value_parser = time)]
     timestamp: Option<SystemTime>,
 
-    /// Replace FILE if it exists, and what lies beside it of its name: -wal, -shm, -journal, -bottomless and its -log and -runs; no program
-    /// may have it open
+    /// Replace FILE if it exists, and what lies beside it of its name: -wal, -shm, -journal, -bottomless and its -log and
+    /// -runs; no program may have it open
     #[arg(short, long)]
     force: bool,
 }
