@@ -26,6 +26,7 @@ pub mod fuzzing {
     pub use crate::state::fuzzing::local_state;
 }
 mod local;
+mod lock_file;
 mod open;
 mod past;
 mod process;

@@ -4,14 +4,14 @@
 //! when the process closes any descriptor of the file, so nothing else of it ever opens the file; and within a process it
 //! keeps nobody apart, so the thread works on one path once at a time. The file is there no longer than a pass takes.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 
 use crate::database::with_suffix;
+use crate::lock_file::LockFile;
 
 /// What is added to the database's file name.
 const SUFFIX: &str = "-bottomless-compact";
@@ -19,38 +19,18 @@ const SUFFIX: &str = "-bottomless-compact";
 /// The lock; ends when it is dropped, and when the process dies.
 #[derive(Debug)]
 pub(super) struct CompactionLock {
-    /// Holds the lock.
-    _file: File,
-    path: PathBuf,
+    _lock: LockFile,
 }
 
 impl CompactionLock {
     /// None if another process has it.
     pub(super) fn try_take(database: &Path) -> io::Result<Option<Self>> {
-        let path = with_suffix(database, SUFFIX);
-        loop {
-            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
-            match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::ACCESS) => return Ok(None),
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            }
-            // The one before has removed its file: a lock on that is one that nobody looks at.
-            match std::fs::metadata(&path) {
-                Ok(found) if found.ino() == file.metadata()?.ino() => return Ok(Some(Self { _file: file, path })),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-impl Drop for CompactionLock {
-    fn drop(&mut self) {
-        // While it is locked, so that nobody else's is removed. One that stays is only a file.
-        let _ = std::fs::remove_file(&self.path);
+        let taken = LockFile::take(&with_suffix(database, SUFFIX), |file| {
+            // Record locks have two words for it.
+            let busy = |error| if error == Errno::ACCESS { Errno::WOULDBLOCK } else { error };
+            fcntl_lock(file, FlockOperation::NonBlockingLockExclusive).map_err(busy)
+        })?;
+        Ok(taken.map(|lock| Self { _lock: lock }))
     }
 }
 

@@ -4,12 +4,13 @@
 //! those who only wait must not look as if they had: so they wait here, for a file of its own that is there no longer
 //! than somebody opens.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
+
+use crate::database::with_suffix;
+use crate::lock_file::LockFile;
 
 /// What is added to the database's file name.
 const SUFFIX: &str = "-bottomless-open";
@@ -17,9 +18,7 @@ const SUFFIX: &str = "-bottomless-open";
 /// The turn; ends when it is dropped, and when the process dies.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    /// Holds the lock.
-    _file: File,
-    path: PathBuf,
+    _lock: LockFile,
 }
 
 impl Turn {
@@ -38,32 +37,8 @@ impl Turn {
     }
 
     fn take_by(database: &Path, operation: FlockOperation) -> io::Result<Option<Self>> {
-        let mut name = database.as_os_str().to_owned();
-        name.push(SUFFIX);
-        let path = PathBuf::from(name);
-        loop {
-            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
-            match flock(&file, operation) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
-            }
-            // The one before has removed its file: who waited for that has a lock that nobody looks at.
-            match std::fs::metadata(&path) {
-                Ok(found) if found.ino() == file.metadata()?.ino() => return Ok(Some(Self { _file: file, path })),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        // While it is locked, so that nobody else's is removed. One that stays is only a file.
-        let _ = std::fs::remove_file(&self.path);
+        let taken = LockFile::take(&with_suffix(database, SUFFIX), |file| flock(file, operation))?;
+        Ok(taken.map(|lock| Self { _lock: lock }))
     }
 }
 
