@@ -4,46 +4,19 @@
 //! are compacted and older than the fence window W; so what a writer knows of the end of the log counts for W/2, which
 //! leaves the other half to the request that is built on it.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use bottomless_history::Settings;
+use bottomless_history::{Moment, Settings};
 use bottomless_ltx::Txid;
-use rustix::time::{ClockId, clock_gettime};
 
-/// The moment at which a request was sent that later succeeded: a position that it confirmed was the last one then.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Contact {
-    /// Since the machine was started, the time that it slept included (`CLOCK_BOOTTIME`).
-    since_boot: Duration,
-    /// By the wall clock: a virtual machine that was frozen may not know it otherwise.
-    wall: SystemTime,
-}
-
-fn since_boot() -> Duration {
-    let now = clock_gettime(ClockId::Boottime);
-    let seconds = Duration::from_secs(u64::try_from(now.tv_sec).unwrap_or_default());
-    seconds + Duration::from_nanos(u64::try_from(now.tv_nsec).unwrap_or_default())
-}
-
-impl Contact {
-    pub(crate) fn now() -> Self {
-        Self { since_boot: since_boot(), wall: SystemTime::now() }
-    }
-
-    /// How long ago, by the clock that says more.
-    fn age(self) -> Duration {
-        let by_wall = SystemTime::now().duration_since(self.wall).unwrap_or_default();
-        since_boot().saturating_sub(self.since_boot).max(by_wall)
-    }
-}
-
-/// What this process has last heard of the store.
+/// What this process has last heard of the store. The moments are those at which a request was sent that later succeeded: a
+/// position that it confirmed was the last one then.
 #[derive(Debug, Default)]
 pub(crate) struct Contacts {
     /// The last transaction that was in the bucket, and when that was asked.
-    last: Option<(Txid, Contact)>,
+    last: Option<(Txid, Moment)>,
     /// When the last listing was asked for, which tells of changed settings.
-    listed: Option<Contact>,
+    listed: Option<Moment>,
     settings: Settings,
     /// The ETag of the object that holds the settings, if the store names one; None where there is no object.
     settings_object: Option<Option<String>>,
@@ -51,19 +24,19 @@ pub(crate) struct Contacts {
 
 impl Contacts {
     /// A request that was sent then has succeeded, and nothing behind `last` was in the bucket when it was sent.
-    pub(crate) fn heard(&mut self, last: Txid, sent: Contact) {
+    pub(crate) fn heard(&mut self, last: Txid, sent: Moment) {
         self.last = Some((last, sent));
     }
 
     /// True if a transaction id must not be claimed without asking: what is known is too old, or says that it was taken. (One
     /// that was there and is not any more was compacted and deleted.)
     pub(crate) fn forbid(&self, txid: Txid) -> bool {
-        let is_old = |sent: Contact| sent.age() > self.settings.fence_window / 2;
+        let is_old = |sent: Moment| sent.age() > self.settings.fence_window / 2;
         self.last.is_none_or(|(last, sent)| last >= txid || is_old(sent)) || self.listed.is_none_or(is_old)
     }
 
     /// As [`Contacts::heard`], from a listing.
-    pub(crate) fn listed(&mut self, last: Txid, sent: Contact) {
+    pub(crate) fn listed(&mut self, last: Txid, sent: Moment) {
         self.heard(last, sent);
         self.listed = Some(sent);
     }
@@ -97,14 +70,14 @@ mod tests {
         let (last, next) = (Txid::new(7), Txid::new(8));
         let mut contacts = Contacts::default();
         assert!(contacts.forbid(next), "never heard of");
-        contacts.listed(last, Contact::now());
+        contacts.listed(last, Moment::now());
         assert!(!contacts.forbid(next));
         assert!(contacts.forbid(last), "it was there");
         let ago = |seconds| Duration::from_secs(seconds);
-        let now = Contact::now();
+        let now = Moment::now();
         // Slept, without the wall clock having noticed; and the other way round.
-        let slept = Contact { since_boot: now.since_boot.saturating_sub(ago(3)), ..now };
-        let frozen = Contact { wall: now.wall - ago(3), ..now };
+        let slept = Moment { since_boot: now.since_boot.saturating_sub(ago(3)), ..now };
+        let frozen = Moment { wall: now.wall - ago(3), ..now };
         for contact in [slept, frozen] {
             contacts.learn(Settings::of_window(ago(4)), None);
             contacts.listed(last, contact);
@@ -118,8 +91,8 @@ mod tests {
     fn a_writer_that_never_lists_asks_for_the_settings_at_times() {
         let mut contacts = Contacts::default();
         contacts.learn(Settings::of_window(Duration::from_secs(4)), None);
-        let now = Contact::now();
-        let ago = Contact { since_boot: now.since_boot.saturating_sub(Duration::from_secs(3)), ..now };
+        let now = Moment::now();
+        let ago = Moment { since_boot: now.since_boot.saturating_sub(Duration::from_secs(3)), ..now };
         contacts.listed(Txid::new(7), ago);
         contacts.heard(Txid::new(8), now);
         assert!(contacts.forbid(Txid::new(9)));

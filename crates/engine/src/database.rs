@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bottomless_history::{History, HistoryError, Listing};
+use bottomless_history::{History, HistoryError, Listing, Moment};
 use bottomless_ltx::{Checksum, Header, PageNumber, RunningChecksum, Txid};
 use bottomless_points::{Point, reach};
 use bottomless_store::{Body, Bucket};
@@ -16,7 +16,7 @@ use crate::background::{Origin, Upkeep};
 use crate::clock::boot_id;
 use crate::commit::Landed;
 use crate::config::Config;
-use crate::contact::{Contact, Contacts};
+use crate::contact::Contacts;
 use crate::copies::LogCopies;
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::OpenMain;
@@ -236,14 +236,14 @@ impl Database {
         listing: impl Future<Output = std::result::Result<Listing, HistoryError>>,
     ) -> Result<Listing> {
         let begun = Instant::now();
-        let sent = Contact::now();
+        let sent = Moment::now();
         let listing = self.within(timeout, listing)?;
         self.listed(&listing, sent, timeout.saturating_sub(begun.elapsed()))?;
         Ok(listing)
     }
 
     /// Takes note of a listing: of when it was asked for, and of the settings that all users share.
-    pub(crate) fn listed(&self, listing: &Listing, sent: Contact, timeout: Duration) -> Result<()> {
+    pub(crate) fn listed(&self, listing: &Listing, sent: Moment, timeout: Duration) -> Result<()> {
         let object = listing.settings();
         let e_tag = object.and_then(|object| object.e_tag.clone());
         if !self.contacts().know_settings(e_tag.as_deref(), object.is_some()) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bottomless_history::ObjectName;
+use bottomless_history::{Moment, ObjectName};
 use bottomless_ltx::{Checksum, Header, PageNumber, Position, WriterId};
 use bottomless_points::{Point, reach};
 use bottomless_store::probe::{self, Proof};
@@ -13,7 +13,6 @@ use super::publish::{Found, Published, find_ends, look, publish, publish_snapsho
 use super::window::Unsettled;
 use super::{Change, Landed, Outcome};
 use crate::config::Fencing;
-use crate::contact::Contact;
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{Intent, Record};
@@ -84,7 +83,7 @@ impl Database {
             let before = record.intent.replace(intent);
             self.write_record(&record)?;
             reach(Point::CommitIntended);
-            let sent = Contact::now();
+            let sent = Moment::now();
             let published = self.block_on(publish(self.history(), &draft, self.config().fencing, left(deadline)));
             match published {
                 Published::Done { e_tag } => {

@@ -8,14 +8,13 @@
 
 use std::time::{Duration, Instant};
 
-use bottomless_history::{Ends, Entry, Listing, ObjectName};
+use bottomless_history::{Ends, Entry, Listing, Moment, ObjectName};
 use bottomless_ltx::{Header, Txid, WriterId};
 
 use super::draft::Draft;
 use super::publish::find_ends;
 use super::settle::left;
 use crate::config::Fencing;
-use crate::contact::Contact;
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::open::before;
@@ -105,7 +104,7 @@ impl Database {
 
     /// After a PUT: if what is known was too old by then, finds out whether the object that was created is a part of the
     /// history. If it is not, it is removed.
-    pub(super) fn validate_after(&self, draft: &Draft, sent: Contact, deadline: Instant) -> Result<()> {
+    pub(super) fn validate_after(&self, draft: &Draft, sent: Moment, deadline: Instant) -> Result<()> {
         let txid = draft.position.txid;
         if !self.must_ask(txid) {
             self.contacts().heard(txid, sent);

@@ -11,14 +11,13 @@ mod lineage;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use bottomless_history::{DatabaseId, History, HistoryError, Listing, PlanError};
+use bottomless_history::{DatabaseId, History, HistoryError, Listing, Moment, PlanError};
 use bottomless_ltx::Txid;
 use bottomless_points::{Point, reach};
 use bottomless_store::Bucket;
 
 use crate::background::Origin;
 use crate::config::Config;
-use crate::contact::Contact;
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::Host;
@@ -173,7 +172,7 @@ impl Database {
         after: Option<Txid>,
         listing: impl Future<Output = std::result::Result<Listing, HistoryError>>,
     ) -> Result<Listing> {
-        let sent = Contact::now();
+        let sent = Moment::now();
         let listing = self.block_on(listing)?;
         self.listed(&listing, sent, self.config().timeout)?;
         reach(Point::OpenListed);

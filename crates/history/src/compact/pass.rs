@@ -7,12 +7,11 @@ use bottomless_points::{Point, reach};
 use bottomless_store::{Object, StoreErrorKind};
 use futures::lock::Mutex;
 use futures::{StreamExt, TryStreamExt};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::retention::Verdict;
 use super::schedule::{RUNS, Task};
 use crate::listing::LogPart;
-use crate::{Entry, History, HistoryError, Level, Listing, MergeOptions, Merged, ObjectName, Policy, Replaced};
+use crate::{Entry, History, HistoryError, Level, Listing, MergeOptions, Merged, Moment, ObjectName, Policy, Replaced};
 
 /// Objects may vanish between a listing and what is built on it: so often in a row it is listed anew.
 const LISTINGS: usize = 4;
@@ -63,13 +62,6 @@ pub struct Shortened {
     pub refused: Option<HistoryError>,
 }
 
-/// A moment, by clocks that go on while the machine sleeps.
-#[derive(Clone, Copy)]
-struct Moment {
-    since_boot: Duration,
-    wall: SystemTime,
-}
-
 /// What was listed to delete by.
 struct Listed {
     at: Moment,
@@ -77,22 +69,6 @@ struct Listed {
     now: SystemTime,
     window: Duration,
     listing: Listing,
-}
-
-impl Moment {
-    fn now() -> Self {
-        let now = clock_gettime(ClockId::Boottime);
-        let seconds = Duration::from_secs(u64::try_from(now.tv_sec).unwrap_or_default());
-        let since_boot = seconds + Duration::from_nanos(u64::try_from(now.tv_nsec).unwrap_or_default());
-        Self { since_boot, wall: SystemTime::now() }
-    }
-
-    /// How long ago, by the clock that says more: a virtual machine that was frozen may know it by the wall clock only.
-    fn age(self) -> Duration {
-        let now = Self::now();
-        let by_wall = now.wall.duration_since(self.wall).unwrap_or_default();
-        now.since_boot.saturating_sub(self.since_boot).max(by_wall)
-    }
 }
 
 /// How long after it was asked for a listing may be used to delete, for a fence window.
