@@ -161,6 +161,7 @@ macro_rules! forward {
         }
     }};
 }
+pub(crate) use forward;
 
 unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
     guard(|| {

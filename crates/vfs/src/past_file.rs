@@ -11,7 +11,7 @@ use libsqlite3_sys as ffi;
 
 use crate::api::FileName;
 use crate::guard::guard;
-use crate::methods::{Placed, ShimFile, answer_pragma, prefix_name, real_of};
+use crate::methods::{Placed, ShimFile, answer_pragma, forward, prefix_name, real_of};
 
 /// What the file needs as long as it is open.
 struct Opened {
@@ -46,21 +46,6 @@ unsafe fn past_of<'a>(file: *mut ffi::sqlite3_file) -> &'a Past {
     let opened = unsafe { (*file.cast::<PastFile>()).opened };
     // SAFETY: `become_past` put it there, and only `close` takes it away.
     &unsafe { &*opened }.past
-}
-
-/// Forwards a method to the real file.
-macro_rules! forward {
-    ($file:ident . $method:ident ( $($argument:expr),* ), $otherwise:expr) => {{
-        // SAFETY: SQLite calls our methods with our open files.
-        let real = unsafe { real_of($file) }.as_ptr();
-        // SAFETY: it is open.
-        let method = unsafe { (*(*real).pMethods).$method };
-        match method {
-            // SAFETY: the arguments are SQLite's own.
-            Some(method) => unsafe { method(real, $($argument),*) },
-            None => $otherwise,
-        }
-    }};
 }
 
 unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
