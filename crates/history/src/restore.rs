@@ -15,6 +15,7 @@ use bottomless_ltx::{Checksum, DecodeError, PageSize, Position, RunningChecksum,
 use bottomless_points::{Point, reach};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::chain::{Chain, Link};
 use crate::object::{Opened, Run};
@@ -46,15 +47,24 @@ pub struct RestoreOptions {
     pub progress: Option<Progress>,
     /// Requests at the same time.
     pub requests: usize,
-    /// Objects up to this many bytes are downloaded with one request. Up to `requests` of them are in memory.
+    /// Objects up to this many bytes are downloaded with one request.
     pub whole_length: u64,
-    /// Larger ones are downloaded in runs of about this many bytes. Up to `requests` of them are in memory.
+    /// So many bytes of such objects are downloaded ahead of their turn, with up to `requests` requests.
+    pub ahead_length: u64,
+    /// Larger ones are downloaded in runs of about this many bytes. Up to half of `requests` of them are in memory.
     pub run_length: u64,
 }
 
 impl Default for RestoreOptions {
     fn default() -> Self {
-        Self { base: None, progress: None, requests: 16, whole_length: 1 << 20, run_length: 2 << 20 }
+        Self {
+            base: None,
+            progress: None,
+            requests: 16,
+            whole_length: 4 << 20,
+            ahead_length: 16 << 20,
+            run_length: 4 << 20,
+        }
     }
 }
 
@@ -64,6 +74,7 @@ impl fmt::Debug for RestoreOptions {
             .field("base", &self.base.as_ref().map(|base| base.position))
             .field("requests", &self.requests)
             .field("whole_length", &self.whole_length)
+            .field("ahead_length", &self.ahead_length)
             .field("run_length", &self.run_length)
             .finish_non_exhaustive()
     }
@@ -124,21 +135,26 @@ impl History {
         let Some(last) = plan.objects.last() else {
             return restored_already(plan, options.base.as_ref());
         };
-        let worker = Worker { history: self, options, done: AtomicU64::new(0), total: plan.bytes() };
+        let history = &Self::new(self.bucket().reusing_buffers(), self.id().clone());
+        let worker = Worker { history, options, done: AtomicU64::new(0), total: plan.bytes() };
+        let ahead = Ahead::new(options);
         let mut objects = futures::stream::iter(plan.objects.iter().rev())
-            .map(|entry| async move {
-                let whole = self.fetch_whole(entry, options.whole_length).await?;
-                Ok::<_, HistoryError>((entry, whole))
+            .then(|entry| ahead.make_room(entry))
+            .map_ok(|(entry, room)| async move {
+                let whole = history.fetch_whole(entry, options.whole_length).await?;
+                Ok((entry, whole, room))
             })
-            .buffered(options.requests.max(1))
+            .try_buffered(options.requests.max(1))
+            // What a large one begins with is there when the one before it is done. No more: its index may be large.
+            .map_ok(|(entry, whole, room)| async move { Ok((entry, history.open(entry, whole).await?, room)) })
+            .try_buffered(options.requests.clamp(1, 2))
             .boxed();
 
         let mut newest: Option<Newest> = None;
         let mut limit = u32::MAX;
         let mut chain = Chain::default();
         let mut complete = false;
-        while let Some((entry, whole)) = objects.try_next().await? {
-            let object = self.open(entry, whole).await?;
+        while let Some((entry, object, _room)) = objects.try_next().await? {
             let link = Link::of(entry, &object);
             limit = limit.min(object.header.size_in_pages);
             complete = object.holds_every_page();
@@ -173,6 +189,35 @@ impl History {
         let base_pages = base_pages.get(..limit as usize).unwrap_or(base_pages);
         newest.finish(plan.up_to, last, base_pages, bytes)
     }
+}
+
+/// The room for what is downloaded ahead.
+struct Ahead<'a> {
+    options: &'a RestoreOptions,
+    /// In KiB.
+    free: Semaphore,
+    size: u32,
+}
+
+impl<'a> Ahead<'a> {
+    fn new(options: &'a RestoreOptions) -> Self {
+        let size = kibibytes(options.ahead_length).max(1);
+        Self { options, free: Semaphore::new(size as usize), size }
+    }
+
+    /// Whoever asks in the order of the objects gets it: it is held by objects only whose turn comes first.
+    async fn make_room<'e>(&self, entry: &'e Entry) -> Result<(&'e Entry, Option<SemaphorePermit<'_>>), HistoryError> {
+        if entry.size > self.options.whole_length {
+            return Ok((entry, None));
+        }
+        let room = self.free.acquire_many(kibibytes(entry.size).min(self.size)).await;
+        room.map(|room| (entry, Some(room))).map_err(|error| HistoryError::Interrupted(error.to_string()))
+    }
+}
+
+/// Rounded up.
+fn kibibytes(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX)
 }
 
 impl History {
@@ -287,7 +332,7 @@ impl Worker<'_> {
         let object = Arc::new(object);
         let mut parts = futures::stream::iter(runs)
             .map(|run| self.run(Arc::clone(&object), run, target.clone(), limit))
-            .buffered(self.options.requests.max(1))
+            .buffered((self.options.requests / 2).max(1))
             .boxed();
         while let Some(part) = parts.try_next().await? {
             checksum.push(part);

@@ -18,6 +18,7 @@ use object_store::{
     PutOptions, PutPayload, RetryConfig,
 };
 
+use crate::buffers::Buffers;
 use crate::credentials::{Chain, ForObjectStore};
 use crate::meter::{Meter, Operation};
 use crate::s3::Requests;
@@ -57,6 +58,7 @@ const TIMESTAMP: &str = "litestream-timestamp";
 pub struct Bucket {
     inner: Arc<Inner>,
     patience: Duration,
+    buffers: Option<Arc<Buffers>>,
 }
 
 /// How long a page of a listing may take, unless [`Bucket::with_patience`] says otherwise.
@@ -143,6 +145,7 @@ impl Bucket {
         };
         Ok(Self {
             patience: PATIENCE,
+            buffers: None,
             inner: Arc::new(Inner {
                 location: location.clone(),
                 reader: Arc::new(builder(retry_reads())?),
@@ -178,6 +181,7 @@ impl Bucket {
     pub fn from_object_store(store: Arc<dyn ObjectStore>, location: Location) -> Self {
         Self {
             patience: PATIENCE,
+            buffers: None,
             inner: Arc::new(Inner {
                 location,
                 reader: Arc::clone(&store),
@@ -189,6 +193,12 @@ impl Bucket {
                 folder: None,
             }),
         }
+    }
+
+    /// The same, for many large replies: their memory is used again, and given back with the last of them and this handle.
+    #[must_use]
+    pub fn reusing_buffers(&self) -> Self {
+        Self { buffers: Some(Arc::default()), ..self.clone() }
     }
 
     /// The same bucket, where each page of a listing may take this long.
@@ -378,7 +388,11 @@ impl Bucket {
         let result = async {
             let reply = self.inner.reader.get_opts(&path, options).await?;
             let meta = object(reply.meta.clone());
-            Ok((reply.bytes().await?, meta))
+            let bytes = match &self.buffers {
+                Some(buffers) => buffers.receive(reply).await?,
+                None => reply.bytes().await?,
+            };
+            Ok((bytes, meta))
         };
         let (bytes, meta) = self.checked(op, key, None, result.await)?;
         if self.inner.count_calls {

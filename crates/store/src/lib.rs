@@ -9,6 +9,7 @@
 
 mod body;
 mod bucket;
+mod buffers;
 mod credentials;
 mod endpoint;
 mod error;
