@@ -302,23 +302,29 @@ async fn an_empty_bucket_is_named_as_such() {
 }
 
 #[tokio::test]
-async fn no_more_than_the_allowed_requests_run_at_once() {
-    // Counted at the progress calls: with one request at a time, an object is done before the next is begun.
+async fn no_more_is_downloaded_ahead_than_allowed() {
+    // Counted at the progress calls: with one request at a time, or room for one, an object is done before the next is begun.
     let timeline = Timeline::new(512, &writes(10));
     let history = history("test.db");
     put_log(&history, &timeline).await;
-    let most_ahead = Arc::new(AtomicU64::new(0));
-    let (seen, bucket) = (Arc::clone(&most_ahead), history.bucket().clone());
-    let calls = AtomicU64::new(0);
-    let options = RestoreOptions {
-        requests: 1,
-        progress: Some(Arc::new(move |_, _| {
-            // Two calls for each object: when it is opened and when it is applied.
-            let applied = calls.fetch_add(1, Ordering::Relaxed) / 2;
-            seen.fetch_max(bucket.counters().get - applied, Ordering::Relaxed);
-        })),
-        ..RestoreOptions::default()
-    };
-    restore(&history, None, None, options).await.unwrap();
-    assert_eq!(most_ahead.load(Ordering::Relaxed), 1);
+    let default = RestoreOptions::default();
+    for (requests, ahead_length, most) in [(1, default.ahead_length, 1), (default.requests, 1, 1), (4, 1 << 20, 6)] {
+        let most_ahead = Arc::new(AtomicU64::new(0));
+        let (seen, bucket) = (Arc::clone(&most_ahead), history.bucket().clone());
+        let before = bucket.counters().get;
+        let calls = AtomicU64::new(0);
+        let options = RestoreOptions {
+            requests,
+            ahead_length,
+            progress: Some(Arc::new(move |_, _| {
+                // Two calls for each object: when it is opened and when it is applied.
+                let applied = calls.fetch_add(1, Ordering::Relaxed) / 2;
+                seen.fetch_max(bucket.counters().get - before - applied, Ordering::Relaxed);
+            })),
+            ..RestoreOptions::default()
+        };
+        restore(&history, None, None, options).await.unwrap();
+        let ahead = most_ahead.load(Ordering::Relaxed);
+        assert!((1..=most).contains(&ahead), "{requests} {ahead_length}: {ahead}");
+    }
 }
