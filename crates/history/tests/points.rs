@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use bottomless_history::{Asked, History, HistoryError, NoPoint, PlanError, RestoreOptions, RestorePoint};
 use bottomless_ltx::{Checksum, DatabaseChecksums, Txid};
 use proptest::prelude::*;
+use support::aged::Aged;
 use support::*;
 
 fn at(milliseconds: i64) -> SystemTime {
@@ -177,11 +178,13 @@ async fn of_what_others_merged_the_time_is_not_trusted() {
 /// A writer that was away for long has created an object whose transaction was merged and deleted meanwhile.
 #[tokio::test]
 async fn an_object_that_came_too_late_does_not_mislead() {
-    let (history, timeline) = filled(&[1000, 2000, 3000, 4000, 5000, 6000]).await;
+    let store = Aged::default();
+    let (history, timeline) = (store.history("test.db"), timeline(&[1000, 2000, 3000, 4000, 5000, 6000]));
+    put_log(&history, &timeline).await;
     put_object(&history, &timeline, 9, 1, 3).await;
     put_object(&history, &timeline, 1, 4, 5).await;
     delete(&history, 1..=5).await;
-    tokio::time::sleep(Duration::from_millis(2)).await;
+    store.pass(Duration::from_secs(1)).await;
     let of = |txid: u64| DatabaseChecksums { before: timeline.state(txid).checksum(), after: Checksum::from_crc(9) };
     // Of the same time as the transaction that it is not.
     put(&history, &name(0, 4, 4).key(history.id()), timeline.object_with(4, 4, Some(of(3)))).await;
