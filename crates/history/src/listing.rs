@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use bottomless_ltx::Txid;
 use bottomless_store::Object;
 
+use crate::pages::Claim;
 use crate::{DatabaseId, Level, ObjectName, Settings};
 
 /// An object of the history, as the listing tells of it.
@@ -54,6 +55,7 @@ pub struct Listing {
     entries: Vec<Entry>,
     settings: Option<Object>,
     probes: Vec<Object>,
+    claims: Vec<Object>,
     foreign: Vec<String>,
     /// First and last transaction of the parts of the log that were not listed.
     passed_over: Vec<(Txid, Txid)>,
@@ -75,7 +77,7 @@ impl Listing {
     /// Sorts what lies below the prefix of `id` into objects of the history and others.
     #[must_use]
     pub fn new(id: DatabaseId, objects: impl IntoIterator<Item = Object>) -> Self {
-        let (mut probes, mut foreign) = (Vec::new(), Vec::new());
+        let (mut probes, mut claims, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
         let mut settings = None;
         let settings_key = Settings::key(&id);
         let mut entries = Vec::new();
@@ -87,11 +89,12 @@ impl Listing {
                 }
                 None if object.key == settings_key => settings = Some(object),
                 None if is_probe(&id, &object.key) => probes.push(object),
+                None if Claim::parse(&id, &object.key).is_some() => claims.push(object),
                 None => foreign.push(object.key),
             }
         }
         entries.sort_by_key(|entry| entry.name);
-        Self { id, entries, settings, probes, foreign, passed_over: Vec::new(), log_part: LogPart::Whole }
+        Self { id, entries, settings, probes, claims, foreign, passed_over: Vec::new(), log_part: LogPart::Whole }
     }
 
     #[cfg(test)]
@@ -154,6 +157,12 @@ impl Listing {
     #[must_use]
     pub fn probes(&self) -> &[Object] {
         &self.probes
+    }
+
+    /// Objects by which machines claim to be folding the log into page objects.
+    #[must_use]
+    pub fn claims(&self) -> &[Object] {
+        &self.claims
     }
 
     /// How many objects lie below the prefix that are not ours.
@@ -222,6 +231,7 @@ impl Listing {
             entries,
             settings: self.settings.clone(),
             probes: self.probes.clone(),
+            claims: self.claims.clone(),
             foreign: self.foreign.clone(),
             passed_over: self.passed_over.clone(),
             log_part: self.log_part,

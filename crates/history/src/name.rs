@@ -1,4 +1,4 @@
-//! Keys: `<database id>/<level>/<min TXID>-<max TXID>.ltx`.
+//! Keys: `<database id>/<level>/<min TXID>-<max TXID>.ltx`, where the level is four digits, or `pages` for a marker.
 
 use std::fmt;
 
@@ -6,13 +6,17 @@ use bottomless_ltx::Txid;
 
 use crate::DatabaseId;
 
-/// How far the transactions of an object are merged: 0 is the log, 1 to 8 compacted runs, 9 snapshots.
+/// How far the transactions of an object are merged: 0 is the log, 1 to 8 compacted runs, 9 snapshots, 10 the markers of page
+/// objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Level(u8);
 
+/// The folder of the markers, and of the claims of those who fold.
+pub(crate) const PAGES: &str = "pages";
+
 /// Not a level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a level is a number from 0 to 9, not {0}")]
+#[error("a level is a number from 0 to 10, not {0}")]
 pub struct InvalidLevel(pub u8);
 
 impl Level {
@@ -20,13 +24,16 @@ impl Level {
     pub const LOG: Self = Self(0);
     /// Objects that hold every page.
     pub const SNAPSHOT: Self = Self(9);
+    /// Markers: up to which transaction the page objects hold the database. A marker stands for every page as a snapshot does,
+    /// but has none of them: they are objects of their own ([`crate::PageKey`]).
+    pub const PAGES: Self = Self(10);
 
     /// The level of this number.
     ///
     /// # Errors
-    /// When it is larger than 9.
+    /// When it is larger than 10.
     pub const fn new(number: u8) -> Result<Self, InvalidLevel> {
-        if number <= Self::SNAPSHOT.0 { Ok(Self(number)) } else { Err(InvalidLevel(number)) }
+        if number <= Self::PAGES.0 { Ok(Self(number)) } else { Err(InvalidLevel(number)) }
     }
 
     /// The number.
@@ -69,22 +76,29 @@ impl ObjectName {
     /// The name that a key stands for; `None` for a key that is not of this form, or of another database.
     #[must_use]
     pub fn parse(id: &DatabaseId, key: &str) -> Option<Self> {
-        let rest = key.strip_prefix(id.as_str())?.strip_prefix("/000")?;
-        let (level, rest) = rest.split_once('/')?;
+        let (level, rest) = key.strip_prefix(id.as_str())?.strip_prefix('/')?.split_once('/')?;
         let level = match level.as_bytes() {
-            [digit @ b'0'..=b'9'] => Level(digit - b'0'),
+            [b'0', b'0', b'0', digit @ b'0'..=b'9'] => Level(digit - b'0'),
+            _ if level == PAGES => Level::PAGES,
             _ => return None,
         };
         let (min, max) = rest.strip_suffix(".ltx")?.split_once('-')?;
         let (min, max) = (min.parse().ok()?, max.parse().ok()?);
-        let ordered = min != Txid::ZERO && min <= max && (level != Level::LOG || min == max);
-        ordered.then_some(Self { level, min, max })
+        let fits = match level {
+            Level::LOG => min == max,
+            Level::PAGES => min == Txid::FIRST,
+            _ => true,
+        };
+        (fits && min != Txid::ZERO && min <= max).then_some(Self { level, min, max })
     }
 }
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04}/{}-{}.ltx", self.level.0, self.min, self.max)
+        match self.level {
+            Level::PAGES => write!(f, "{PAGES}/{}-{}.ltx", self.min, self.max),
+            level => write!(f, "{:04}/{}-{}.ltx", level.0, self.min, self.max),
+        }
     }
 }
 
@@ -105,6 +119,10 @@ mod tests {
         let key = "team/test.db/0009/0000000000000001-000000000000000c.ltx";
         assert_eq!(snapshot.key(&id), key);
         assert_eq!(ObjectName::parse(&id, key), Some(snapshot));
+        let marker = ObjectName { level: Level::PAGES, ..snapshot };
+        let key = "team/test.db/pages/0000000000000001-000000000000000c.ltx";
+        assert_eq!(marker.key(&id), key);
+        assert_eq!(ObjectName::parse(&id, key), Some(marker));
     }
 
     #[test]
@@ -124,14 +142,19 @@ mod tests {
             "test.db/0000/000000000000000c-000000000000000d.ltx",
             "test.db/0001/000000000000000d-000000000000000c.ltx",
             "test.db/0001/0000000000000000-000000000000000c.ltx",
+            "test.db/0000/0000000000000000-0000000000000000.ltx",
+            "test.db/pages/0000000000000002-000000000000000c.ltx",
+            "test.db/pages/0000000000000001-0000000000000000.ltx",
+            "test.db/page/0000000000000001-000000000000000c.ltx",
         ] {
             assert_eq!(ObjectName::parse(&id, key), None, "{key}");
         }
     }
 
     #[test]
-    fn levels_end_at_nine() {
+    fn levels_end_with_the_markers() {
         assert_eq!(Level::new(9), Ok(Level::SNAPSHOT));
-        assert_eq!(Level::new(10), Err(InvalidLevel(10)));
+        assert_eq!(Level::new(10), Ok(Level::PAGES));
+        assert_eq!(Level::new(11), Err(InvalidLevel(11)));
     }
 }
