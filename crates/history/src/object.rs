@@ -8,7 +8,8 @@ use bottomless_ltx::{
 use bottomless_store::Object;
 use bytes::{Bytes, BytesMut};
 
-use crate::{Damage, Entry, History, HistoryError, ObjectName};
+use crate::pages::check_marker;
+use crate::{Damage, Entry, History, HistoryError, Level, ObjectName};
 
 /// Enough for the index of an object of some thousand pages, in bytes.
 const INDEX_GUESS: u64 = 64 * 1024;
@@ -23,6 +24,7 @@ fn guessed_tail_length(size: u64) -> u64 {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) key: String,
+    pub(crate) level: Level,
     pub(crate) header: Header,
     pub(crate) tail: Tail,
     /// Of the header, so far.
@@ -56,10 +58,15 @@ impl Opened {
             .collect()
     }
 
-    /// Whether the object holds every page that the database had after it.
+    /// Whether it is a marker: the pages that it stands for are objects of their own.
+    pub(crate) fn is_marker(&self) -> bool {
+        self.level == Level::PAGES
+    }
+
+    /// Whether the object holds every page that the database had after it, or stands for them.
     pub(crate) fn holds_every_page(&self) -> bool {
         let pages = self.header.page_size.stored_pages(self.header.size_in_pages);
-        self.tail.frames.len() == pages as usize
+        self.is_marker() || self.tail.frames.len() == pages as usize
     }
 }
 
@@ -115,7 +122,9 @@ impl History {
         let damaged = |error: DecodeError| HistoryError::damaged(&key, Damage::Decode(error));
         let header = self.check_name(entry.name, Header::decode(&head).map_err(damaged)?)?;
         let tail = self.tail(&key, entry.size, Tail::longest(&header), end).await?;
-        tail.check(&header).map_err(damaged)?;
+        let level = entry.name.level;
+        let checked = if level == Level::PAGES { check_marker(&header, &tail) } else { tail.check(&header) };
+        checked.map_err(damaged)?;
         let Some(first_bytes) = head.first_chunk() else {
             let have = head.len() as u64;
             let error = DecodeError::TooShort { what: "the header", offset: 0, need: HEADER_LENGTH as u64, have };
@@ -123,7 +132,7 @@ impl History {
         };
         let checksum = FileChecksum::new(first_bytes);
         let frame = HEADER_LENGTH as u64 + entry.size - tail.offset;
-        Ok(Opened { key, header, tail, checksum, whole, frame })
+        Ok(Opened { key, level, header, tail, checksum, whole, frame })
     }
 
     /// The pages that an object holds, from its index.

@@ -6,9 +6,13 @@
 
 mod claim;
 mod key;
+mod marker;
 
 pub(crate) use claim::Claim;
 pub use key::PageKey;
+pub(crate) use marker::check_marker;
+#[allow(unused_imports)] // Until something folds.
+pub(crate) use marker::encode_marker;
 
 use std::fmt;
 
