@@ -102,7 +102,7 @@ impl From<HistoryError> for Error {
             HistoryError::Store(error) => error.into(),
             HistoryError::Disk(error) => Self::disk("the restored file can't be written", &error),
             HistoryError::Interrupted(_) => Self::new(ErrorKind::Unavailable, error.to_string()),
-            HistoryError::Settings { .. } | HistoryError::NoPoint(_) => {
+            HistoryError::Settings { .. } | HistoryError::NoPoint(_) | HistoryError::Folded(_) => {
                 Self::new(ErrorKind::Configuration, error.to_string())
             }
             _ => Self::new(ErrorKind::Damaged, error.to_string()),

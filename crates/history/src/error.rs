@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use bottomless_ltx::{Checksum, DecodeError, EncodeError, PageSize, Txid};
 use bottomless_store::{StoreError, StoreErrorKind};
 
-use crate::{InvalidSettings, NoPoint, PlanError};
+use crate::{FoldedAway, InvalidSettings, NoPoint, PlanError};
 
 /// Why the history could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,9 @@ pub enum HistoryError {
     /// The state that was asked for can't be restored, others near it can.
     #[error(transparent)]
     NoPoint(Box<NoPoint>),
+    /// The transaction that was asked for can't be restored any more: a fold goes on, or has.
+    #[error(transparent)]
+    Folded(Box<FoldedAway>),
     /// An object is not what it should be.
     #[error("{key}: {damage}; {}", damage.advice())]
     Damaged {
@@ -223,6 +226,36 @@ pub enum Damage {
         /// In its header.
         need: Checksum,
     },
+    /// A page object of this marker is not there.
+    #[error("the page objects of the database don't agree with it: {object} is missing")]
+    NoPage {
+        /// The key of the page object.
+        object: String,
+    },
+    /// A page object of this marker is no page.
+    #[error("the page objects of the database don't agree with it: {object} has {have} bytes, but a page has {need}")]
+    PageLength {
+        /// The key of the page object.
+        object: String,
+        /// Its bytes.
+        have: u64,
+        /// The page size.
+        need: PageSize,
+    },
+    /// The page objects are not the database that this marker says.
+    #[error(
+        "the page objects of the database don't agree with it: with the log behind it they make one with checksum {have}, \
+         not {need}"
+    )]
+    PageObjects {
+        /// Of the result.
+        have: Checksum,
+        /// In the newest object.
+        need: Checksum,
+    },
+    /// Nothing says which database the page objects must make.
+    #[error("it names no database checksum, so that nothing tells whether the page objects before it are right")]
+    NoChecksum,
     /// The result is not the database that was there.
     #[error("the restored database has checksum {have}, but at this TXID it had {need}")]
     Database {
@@ -242,6 +275,13 @@ impl Damage {
             }
             Self::Name { .. } => {
                 "it was put here under a wrong name; bring back the right object from a backup or an older version"
+            }
+            Self::NoPage { .. } | Self::PageLength { .. } | Self::PageObjects { .. } => {
+                "bring the page objects back from a backup or older versions of them in the bucket"
+            }
+            Self::NoChecksum => {
+                "another program wrote it, and page objects can't be used with it: bring a database with them back from a \
+                 backup"
             }
             Self::Contradicted { .. } => {
                 "one of the two belongs to another database or another history; if it is the second, move that one \

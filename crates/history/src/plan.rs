@@ -4,11 +4,15 @@ use std::ops::RangeInclusive;
 
 use bottomless_ltx::Txid;
 
-use crate::{DatabaseId, Entry, Listing};
+use crate::{DatabaseId, Entry, Level, Listing};
 
 /// What a request costs beside its bytes, in bytes: so that one object of a compacted run is preferred to the many
 /// small ones of the log.
 const REQUEST: u64 = 64 * 1024;
+
+/// What a marker costs to whom has a database already: it stands for all pages, each of which is a request. Whatever else leads
+/// there costs less.
+const ALL_PAGES: u64 = 1 << 50;
 
 /// The objects that lead from one position to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +145,11 @@ impl Listing {
 
     /// All positions that can be reached, in ascending order, each with the cheapest way.
     fn ways(&self, from: Txid, up_to: Txid) -> Vec<Way> {
-        let useful = |entry: &&Entry| entry.name.max > from && entry.name.max <= up_to;
+        let useful = |entry: &&Entry| entry.name.max > from && entry.name.max <= up_to && !self.is_outdated(entry);
+        let cost_of = |entry: &Entry| match entry.name.level == Level::PAGES && from != Txid::ZERO {
+            true => ALL_PAGES,
+            false => entry.size.saturating_add(REQUEST),
+        };
         let mut steps: Vec<(usize, &Entry)> = self.entries().iter().enumerate().filter(|(_, e)| useful(e)).collect();
         steps.sort_by_key(|(_, entry)| entry.name.max);
 
@@ -153,7 +161,7 @@ impl Listing {
             let continued = same_end.iter().filter_map(|&(step, entry)| {
                 let first = good.partition_point(|&(to, ..)| to < entry.name.min.prev());
                 let &(_, cost, before) = good.get(first)?;
-                let cost = entry.size.saturating_add(REQUEST).saturating_add(cost);
+                let cost = cost_of(entry).saturating_add(cost);
                 Some(Way { to: entry.name.max, cost, step: Some(step), before })
             });
             if let Some(way) = continued.min_by_key(|way| way.cost) {

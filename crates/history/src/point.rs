@@ -147,7 +147,8 @@ impl History {
     /// Those of the store (see [`HistoryError::is_vanished`]), and [`HistoryError::Damaged`].
     pub async fn oldest_point(&self, listing: &Listing) -> Result<Option<RestorePoint>, HistoryError> {
         // What is restored from nothing begins with an object that begins with the first transaction.
-        let firsts = listing.entries().iter().filter(|entry| entry.name.min == Txid::FIRST);
+        let is_first = |entry: &&Entry| entry.name.min == Txid::FIRST && !listing.is_outdated(entry);
+        let firsts = listing.entries().iter().filter(is_first);
         match firsts.min_by_key(|entry| (entry.name.max, entry.name.level)) {
             Some(entry) => Ok(Some(point(entry, &self.header_of(entry).await?))),
             None => Ok(None),

@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::chain::{Chain, Link};
 use crate::object::{Opened, Run};
+use crate::pages::{Marker, Outcome, Torn};
 use crate::target::{Target, Writer};
 use crate::time::from_milliseconds;
 use crate::{Damage, Entry, History, HistoryError, Plan, PlanError};
@@ -103,9 +104,9 @@ pub struct Restored {
 }
 
 /// How an object is applied.
-struct Worker<'a> {
-    history: &'a History,
-    options: &'a RestoreOptions,
+pub(crate) struct Worker<'a> {
+    pub(crate) history: &'a History,
+    pub(crate) options: &'a RestoreOptions,
     done: AtomicU64,
     total: u64,
 }
@@ -122,23 +123,45 @@ impl History {
     ///
     /// # Errors
     /// [`HistoryError::Damaged`] names the object that is wrong; when an object has vanished since it was listed
-    /// ([`HistoryError::is_vanished`]), list, plan and restore again.
+    /// ([`HistoryError::is_vanished`]), list, plan and restore again. Where the plan begins with a marker, a fold that goes on
+    /// meanwhile looks as damage: [`History::restore_around`] tells one from the other.
     pub async fn restore(
         &self,
         plan: &Plan,
         into: Arc<File>,
         options: &RestoreOptions,
     ) -> Result<Restored, HistoryError> {
+        match self.try_restore(plan, into, options).await? {
+            Outcome::Whole(restored) => Ok(restored),
+            Outcome::Torn(torn) => Err(torn.error),
+        }
+    }
+
+    /// As [`History::restore`].
+    pub(crate) async fn try_restore(
+        &self,
+        plan: &Plan,
+        into: Arc<File>,
+        options: &RestoreOptions,
+    ) -> Result<Outcome, HistoryError> {
         if let Some(gap) = gap_behind_base(plan, options.base.as_ref()) {
             return Err(gap.into());
         }
         let Some(last) = plan.objects.last() else {
-            return restored_already(plan, options.base.as_ref());
+            return restored_already(plan, options.base.as_ref()).map(Outcome::Whole);
         };
         let history = &Self::new(self.bucket().reusing_buffers(), self.id().clone());
-        let worker = Worker { history, options, done: AtomicU64::new(0), total: plan.bytes() };
+        let (marker, entries) = plan.split_marker();
+        // First: it tells how much there is to do.
+        let marker = match marker {
+            Some(entry) => Some(history.marker(entry).await?),
+            None => None,
+        };
+        let total = plan.bytes() + marker.as_ref().map_or(0, Marker::bytes);
+        let worker = Worker { history, options, done: AtomicU64::new(0), total };
+        let room = Room { plan, base: options.base.as_ref(), marker: marker.as_ref().map(Marker::size_in_pages) };
         let ahead = Ahead::new(options);
-        let mut objects = futures::stream::iter(plan.objects.iter().rev())
+        let mut objects = futures::stream::iter(entries.iter().rev())
             .then(|entry| ahead.make_room(entry))
             .map_ok(|(entry, room)| async move {
                 let whole = history.fetch_whole(entry, options.whole_length).await?;
@@ -161,7 +184,7 @@ impl History {
             let target = match &newest {
                 Some(newest) => Arc::clone(&newest.target),
                 None => {
-                    let first = Newest::prepare(&object, Arc::clone(&into), plan, options.base.as_ref()).await?;
+                    let first = Newest::prepare(&object, Arc::clone(&into), &room).await?;
                     let target = Arc::clone(&first.target);
                     newest = Some(first);
                     target
@@ -176,8 +199,17 @@ impl History {
             }
         }
         drop(objects);
+        let mut laid = None;
+        if let Some(marker) = marker.filter(|_| !complete) {
+            let newest = match &newest {
+                Some(newest) => newest,
+                None => newest.insert(Newest::prepare(&marker.object, into, &room).await?),
+            };
+            laid = Some(worker.lay_marker(marker, newest, limit, &mut chain).await?);
+            complete = true;
+        }
         let Some(newest) = newest else {
-            return restored_already(plan, options.base.as_ref());
+            return restored_already(plan, options.base.as_ref()).map(Outcome::Whole);
         };
         let base = options.base.as_ref();
         if !complete {
@@ -187,7 +219,7 @@ impl History {
         let base = base.filter(|base| base.page_size == newest.target.page_size());
         let base_pages = base.map_or(&[][..], |base| &base.page_checksums);
         let base_pages = base_pages.get(..limit as usize).unwrap_or(base_pages);
-        newest.finish(plan.up_to, last, base_pages, bytes)
+        newest.finish(plan.up_to, last, base_pages, bytes, laid)
     }
 }
 
@@ -245,14 +277,14 @@ struct Newest {
 
 impl Newest {
     /// Gives the file its final length.
-    async fn prepare(object: &Opened, file: Arc<File>, plan: &Plan, base: Option<&Base>) -> Result<Self, HistoryError> {
+    async fn prepare(object: &Opened, file: Arc<File>, room: &Room<'_>) -> Result<Self, HistoryError> {
         let header = &object.header;
         let (page_size, size_in_pages) = (header.page_size, header.size_in_pages);
-        let at_most = pages_at_most(page_size, plan, base);
+        let at_most = room.pages_at_most(page_size);
         if u64::from(size_in_pages) > at_most {
             return Err(HistoryError::damaged(&object.key, Damage::TooLarge { size_in_pages, at_most }));
         }
-        let keep = base.is_some_and(|base| base.page_size == page_size);
+        let keep = room.base.is_some_and(|base| base.page_size == page_size);
         let length = u64::from(size_in_pages) * u64::from(page_size.get());
         let target = Arc::new(Target::new(Arc::clone(&file), page_size, size_in_pages));
         blocking(move || {
@@ -270,7 +302,14 @@ impl Newest {
     }
 
     /// Whether every page is there, and whether together they are the database that was there.
-    fn finish(self, txid: Txid, last: &Entry, base: &[Option<Checksum>], bytes: u64) -> Result<Restored, HistoryError> {
+    fn finish(
+        self,
+        txid: Txid,
+        last: &Entry,
+        base: &[Option<Checksum>],
+        bytes: u64,
+        laid: Option<Laid>,
+    ) -> Result<Outcome, HistoryError> {
         let Self { key, target, time, expected, ltx, is_foreign } = self;
         // Every worker has ended, so this is the only handle.
         let target =
@@ -279,11 +318,20 @@ impl Newest {
         let lock_page = page_size.lock_page().index();
         let page_checksums = target.into_checksums(base);
         let missing = page_checksums.iter().enumerate().find(|(page, sum)| sum.is_none() && *page != lock_page);
+        let have = page_checksums.iter().flatten().fold(Checksum::EMPTY, |sum, &page| sum.toggle_page(page));
+        if let Some(laid) = laid {
+            let Some(need) = expected else { return Err(HistoryError::damaged(key, Damage::NoChecksum)) };
+            if missing.is_some() || have != need {
+                let damage = laid.unfit.unwrap_or(Damage::PageObjects { have, need });
+                let base = Base { position: Position { txid, checksum: need }, page_size, page_checksums };
+                let error = HistoryError::damaged(laid.key, damage);
+                return Ok(Outcome::Torn(Box::new(Torn { base, error, bytes })));
+            }
+        }
         if let Some((page, _)) = missing {
             let page = u32::try_from(page + 1).unwrap_or(u32::MAX);
             return Err(HistoryError::damaged(key, Damage::MissingPage { page, size_in_pages }));
         }
-        let have = page_checksums.iter().flatten().fold(Checksum::EMPTY, |sum, &page| sum.toggle_page(page));
         if let Some(need) = expected.filter(|&expected| expected != have) {
             return Err(HistoryError::damaged(key, Damage::Database { have, need }));
         }
@@ -293,7 +341,7 @@ impl Newest {
                 return Err(HistoryError::damaged(key, Damage::Database { have, need }));
             }
         }
-        Ok(Restored {
+        Ok(Outcome::Whole(Restored {
             position: Position { txid, checksum: have },
             time: Some(time),
             page_size,
@@ -302,11 +350,38 @@ impl Newest {
             last_object: Some(last.clone()),
             is_foreign,
             bytes,
-        })
+        }))
     }
 }
 
+/// What came of the page objects.
+struct Laid {
+    /// The marker's key.
+    key: String,
+    /// What is wrong with the first that can't be a page.
+    unfit: Option<Damage>,
+}
+
 impl Worker<'_> {
+    /// Fetches the pages of a marker that nothing newer brings.
+    async fn lay_marker(
+        &self,
+        marker: Marker<'_>,
+        newest: &Newest,
+        limit: u32,
+        chain: &mut Chain,
+    ) -> Result<Laid, HistoryError> {
+        let Marker { entry, object } = marker;
+        chain.precede(Link::of(entry, &object))?;
+        let (have, need) = (object.header.page_size, newest.target.page_size());
+        if have != need {
+            return Err(HistoryError::damaged(object.key, Damage::PageSize { have, need }));
+        }
+        self.advance(object.frame);
+        let unfit = self.lay(&newest.target, limit.min(object.header.size_in_pages)).await?;
+        Ok(Laid { key: object.key, unfit })
+    }
+
     /// Writes what `object` brings, and verifies all of it.
     async fn apply(&self, object: Opened, target: Arc<Target>, limit: u32) -> Result<(), HistoryError> {
         let (have, need) = (object.header.page_size, target.page_size());
@@ -374,7 +449,7 @@ impl Worker<'_> {
         })
     }
 
-    fn advance(&self, bytes: u64) {
+    pub(crate) fn advance(&self, bytes: u64) {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if let Some(progress) = &self.options.progress {
             progress(done.min(self.total), self.total);
@@ -424,14 +499,24 @@ fn gap_behind_base(plan: &Plan, base: Option<&Base>) -> Option<PlanError> {
     })
 }
 
-/// How many pages the objects and the base can hold, the lock page among them. The header that names a size is not
-/// verified yet when memory is reserved by it.
-fn pages_at_most(page_size: PageSize, plan: &Plan, base: Option<&Base>) -> u64 {
-    /// LZ4 makes no more than 255 bytes of one.
-    const BEST_RATIO: u64 = 255;
-    let shortest_frame = 10 + u64::from(page_size.get()) / BEST_RATIO;
-    let base = base.map_or(0, |base| base.page_checksums.len() as u64);
-    plan.bytes() / shortest_frame + base + 1
+/// How large the database can be.
+struct Room<'a> {
+    plan: &'a Plan,
+    base: Option<&'a Base>,
+    /// The pages of the marker, which is verified.
+    marker: Option<u32>,
+}
+
+impl Room<'_> {
+    /// How many pages the objects, the base and the page objects can hold, the lock page among them. The header that names a
+    /// size is not verified yet when memory is reserved by it.
+    fn pages_at_most(&self, page_size: PageSize) -> u64 {
+        /// LZ4 makes no more than 255 bytes of one.
+        const BEST_RATIO: u64 = 255;
+        let shortest_frame = 10 + u64::from(page_size.get()) / BEST_RATIO;
+        let base = self.base.map_or(0, |base| base.page_checksums.len() as u64);
+        self.plan.bytes() / shortest_frame + base + self.marker.map_or(0, u64::from) + 1
+    }
 }
 
 /// The answer when there is nothing to apply.

@@ -16,6 +16,7 @@ use bottomless_ltx::{Checksum, DecodeError, HEADER_LENGTH, Header, Txid};
 use bottomless_store::StoreErrorKind;
 
 use crate::error::NoWay;
+use crate::pages::Outcome;
 use crate::{Base, Damage, Entry, History, HistoryError, Level, Listing, ObjectName, Plan, RestoreOptions, Restored};
 
 /// Objects may be compacted away between the listing and the download: so often it is listed anew.
@@ -151,9 +152,13 @@ impl<'a> Route<'a> {
     }
 
     async fn attempt(&mut self, plan: &Plan, into: &Arc<File>) -> Result<Restored, HistoryError> {
-        let restoring = self.history.restore(plan, Arc::clone(into), &self.options);
+        let restoring = self.history.try_restore(plan, Arc::clone(into), &self.options);
         let (restored, witness) = futures::join!(restoring, self.history.witness(&self.listing, plan, false));
-        let (restored, mut witness) = (restored?, witness?);
+        let restored = match restored? {
+            Outcome::Whole(restored) => restored,
+            Outcome::Torn(torn) => return self.history.mend(*torn, self.asked, into, &self.options).await,
+        };
+        let mut witness = witness?;
         let have = restored.position.checksum;
         let Some(last) = plan.objects.last() else { return Ok(restored) };
         let witness = loop {
@@ -273,12 +278,18 @@ impl<'a> Route<'a> {
                 return Fault::Changed(name_of(error.key()));
             }
             HistoryError::Damaged { key, damage } => (key, &**damage),
+            // What else leads there does without page objects.
+            HistoryError::Folded(_) => {
+                return plan.split_marker().0.map_or(Fault::None, |marker| Fault::Certain(marker.name));
+            }
             _ => return Fault::None,
         };
         let Some(name) = name_of(key) else { return Fault::None };
         match damage {
             Damage::Size { .. } | Damage::Replaced { .. } => Fault::Changed(Some(name)),
-            Damage::Decode(_) | Damage::Name { .. } | Damage::Pages { .. } => Fault::Certain(name),
+            Damage::Decode(_) | Damage::Name { .. } | Damage::Pages { .. } | Damage::NoChecksum => Fault::Certain(name),
+            // Page objects say nothing by themselves; the objects behind the marker are whole and continue it.
+            Damage::NoPage { .. } | Damage::PageLength { .. } | Damage::PageObjects { .. } => Fault::Certain(name),
             // The newer one continues to the end already, and the older one is not continued by anything.
             Damage::Chain { previous, .. } => Fault::Doubt(name_of(previous).into_iter().chain([name]).collect()),
             Damage::PageSize { .. } => {
@@ -309,6 +320,10 @@ impl<'a> Route<'a> {
     /// Says what was damaged, when it does not end in an error.
     fn warn(&mut self) {
         for error in self.found.iter().skip(self.warned) {
+            if let HistoryError::Folded(folded) = error {
+                tracing::info!("{folded}; the restore goes on without the page objects");
+                continue;
+            }
             let (key, what) = error.subject();
             tracing::warn!(
                 key,
@@ -344,6 +359,10 @@ impl<'a> Route<'a> {
     fn give_up(&mut self) -> HistoryError {
         if self.found.is_empty() {
             return crate::PlanError::Empty(self.history.id().clone()).into();
+        }
+        let is_folded = |error: &HistoryError| matches!(error, HistoryError::Folded(_));
+        if let Some(at) = self.found.iter().position(is_folded) {
+            return self.found.swap_remove(at);
         }
         let first = self.found.remove(0);
         let keys: BTreeSet<String> = self.found.iter().map(|error| error.subject().0.to_owned()).collect();

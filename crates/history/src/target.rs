@@ -36,6 +36,16 @@ impl Target {
         u32::try_from(self.checksums.len()).unwrap_or(u32::MAX)
     }
 
+    /// The pages up to `limit` that were not written yet, without the lock page.
+    pub(crate) fn lacking(&self, limit: u32) -> impl Iterator<Item = PageNumber> + '_ {
+        let lock_page = self.page_size.lock_page();
+        let is_lacking = move |page: &PageNumber| {
+            let slot = self.checksums.get(page.index());
+            *page != lock_page && slot.is_some_and(|slot| slot.load(Ordering::Relaxed) == 0)
+        };
+        (1..=limit.min(self.size_in_pages())).filter_map(PageNumber::new).filter(is_lacking)
+    }
+
     /// Writes pages of one object. Of all pages behind `limit`, nothing is written: a newer object cut them off.
     pub(crate) fn writer(&self, limit: u32) -> Writer<'_> {
         Writer { target: self, limit, start: 0, pending: Vec::new() }

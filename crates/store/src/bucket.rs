@@ -243,7 +243,14 @@ impl Bucket {
         Path::parse(key).is_ok_and(|path| path.as_ref() == key)
     }
 
-    /// Lists the objects below the folder `prefix` (given without a trailing slash), in the order of their keys; with
+    /// Whether a listing comes in the order of the keys, so that one that is cut off costs less. A folder on a disk is read
+    /// whole.
+    #[must_use]
+    pub fn lists_in_order(&self) -> bool {
+        self.inner.folder.is_none()
+    }
+
+    /// Lists the objects below the folder `prefix` (given without a trailing slash; "" for the bucket itself), in the order of their keys; with
     /// `after`, only those whose key is greater.
     ///
     /// # Errors
@@ -264,7 +271,7 @@ impl Bucket {
         enough: usize,
     ) -> Result<Vec<Object>, StoreError> {
         // A folder on a disk is not listed in order.
-        let limit = if self.inner.folder.is_some() { usize::MAX } else { enough };
+        let limit = if self.lists_in_order() { enough } else { usize::MAX };
         self.list_while(prefix, after, limit, |_| true).await
     }
 
@@ -292,10 +299,11 @@ impl Bucket {
     ) -> Result<Vec<Object>, StoreError> {
         let op = "LIST";
         let path = self.path(op, prefix)?;
+        let path = Some(&path).filter(|_| !prefix.is_empty());
         self.count(Operation::List, 0);
         let mut stream = match after {
-            Some(after) => self.inner.reader.list_with_offset(Some(&path), &self.path(op, after)?),
-            None => self.inner.reader.list(Some(&path)),
+            Some(after) => self.inner.reader.list_with_offset(path, &self.path(op, after)?),
+            None => self.inner.reader.list(path),
         };
         let mut objects = Vec::new();
         loop {
@@ -314,8 +322,7 @@ impl Bucket {
                 None => break,
             }
             // S3 lists in order; a folder on a disk does not.
-            let is_sorted = self.inner.folder.is_none();
-            if is_sorted && (objects.len() >= limit || objects.last().is_some_and(|last| !goes_on(last))) {
+            if self.lists_in_order() && (objects.len() >= limit || objects.last().is_some_and(|last| !goes_on(last))) {
                 break;
             }
         }

@@ -6,17 +6,23 @@
 
 mod claim;
 mod key;
+mod lay;
+mod list;
 mod marker;
+mod mend;
 
 pub(crate) use claim::Claim;
 pub use key::PageKey;
+pub(crate) use lay::{Marker, Outcome, Torn};
+pub use list::PageObjects;
 pub(crate) use marker::check_marker;
 #[allow(unused_imports)] // Until something folds.
 pub(crate) use marker::encode_marker;
+pub use mend::FoldedAway;
 
 use std::fmt;
 
-use crate::{Level, Listing};
+use crate::{Entry, Level, Listing};
 
 /// How the base of a database is kept in the bucket: what a restore begins with. The log is the same in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +46,18 @@ impl Listing {
     /// The layout of the database: that of pages begins with its first marker.
     #[must_use]
     pub fn layout(&self) -> Layout {
-        let is_marker = |level: Level| level == Level::PAGES;
-        if self.entries().iter().any(|entry| is_marker(entry.name.level)) { Layout::Pages } else { Layout::Ltx }
+        if self.marker().is_some() { Layout::Pages } else { Layout::Ltx }
+    }
+
+    /// The newest marker: the one that counts.
+    #[must_use]
+    pub fn marker(&self) -> Option<&Entry> {
+        // Markers sort behind all others, and all begin with the first transaction.
+        self.entries().last().filter(|entry| entry.name.level == Level::PAGES)
+    }
+
+    /// Whether it is a marker that a newer one has replaced: the page objects are not those that it stood for.
+    pub(crate) fn is_outdated(&self, entry: &Entry) -> bool {
+        entry.name.level == Level::PAGES && self.marker().is_some_and(|newest| newest.name != entry.name)
     }
 }

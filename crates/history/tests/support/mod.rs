@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod aged;
+pub mod between;
+pub mod laid;
 pub mod recorder;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,8 @@
+//! Reading databases whose base is page objects.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation, missing_docs)]
+
+mod damage;
+mod names;
+mod restore;
+#[path = "../support/mod.rs"]
+mod support;
