@@ -54,7 +54,7 @@ pub use listing::{Entry, Listing};
 pub use locate::Goal;
 pub use moment::Moment;
 pub use name::{InvalidLevel, Level, ObjectName};
-pub use pages::{FoldedAway, Layout, PageKey, PageObjects};
+pub use pages::{FoldedAway, Layout, PageCount, PageKey, PageObjects};
 pub use plan::{Plan, PlanError};
 pub use point::{Asked, NoPoint, RestorePoint};
 pub use remove::{Removal, Unremoved};

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bottomless_ltx::Txid;
+use bottomless_ltx::{PageNumber, Txid};
 use bottomless_store::Object;
 use futures::TryStreamExt;
 
+use crate::pages::PageCount;
 use crate::{Entry, History, HistoryError, ObjectName, Progress};
 
 /// Deletions at the same time.
@@ -16,8 +17,10 @@ const PARALLEL: usize = 16;
 pub struct Removal {
     /// The objects of the history, in the order in which they are deleted.
     pub objects: Vec<Entry>,
-    /// What else is ours: a probe of conditional writes that was left behind, and last the settings.
+    /// What else is ours: claims of those who fold, a probe of conditional writes that was left behind, and last the settings.
     pub others: Vec<Object>,
+    /// The page objects, which are deleted behind all that: without a marker they are no database. They are listed again then.
+    pub pages: PageCount,
     /// The keys of what is not ours, and stays.
     pub foreign: Vec<String>,
 }
@@ -47,14 +50,15 @@ impl Removal {
     /// How many objects are deleted.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.objects.len() + self.others.len()
+        self.objects.len() + self.others.len() + usize::try_from(self.pages.count).unwrap_or(usize::MAX)
     }
 
     /// Bytes of what is deleted.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let objects = self.objects.iter().map(|entry| entry.size);
-        objects.chain(self.others.iter().map(|object| object.size)).sum()
+        let others = self.others.iter().map(|object| object.size);
+        objects.chain(others).chain([self.pages.bytes]).sum()
     }
 
     /// Whether there is nothing of ours.
@@ -72,7 +76,8 @@ impl Removal {
 }
 
 impl History {
-    /// Looks at what a removal of the whole database would delete, and what it would leave.
+    /// Looks at what a removal of the whole database would delete, and what it would leave. Page objects are counted whether or
+    /// not there is a marker: a removal that was cut off leaves them.
     ///
     /// # Errors
     /// Those of the store.
@@ -80,9 +85,10 @@ impl History {
         let listing = self.list(None).await?;
         let mut objects = listing.entries().to_vec();
         objects.sort_by_key(|entry| removal_order(entry.name));
-        let mut others = listing.probes().to_vec();
+        let mut others = [listing.claims(), listing.probes()].concat();
         others.extend(listing.settings().cloned());
-        Ok(Removal { objects, others, foreign: listing.foreign_keys().to_vec() })
+        let pages = self.count_pages().await?;
+        Ok(Removal { objects, others, pages, foreign: listing.foreign_keys().to_vec() })
     }
 
     /// Deletes what [`History::removal`] has found. Nothing can bring it back. A program that has the database open goes on
@@ -99,7 +105,7 @@ impl History {
             self.bucket().delete(&key).await?;
             let done = deleted.fetch_add(1, Ordering::Relaxed) + 1;
             if let Some(progress) = progress {
-                progress(done, total);
+                progress(done.min(total), total);
             }
             Ok::<_, HistoryError>(())
         };
@@ -113,6 +119,11 @@ impl History {
             futures::stream::iter(rest).try_for_each_concurrent(PARALLEL, &delete).await?;
             for other in &removal.others {
                 delete(other.key.clone()).await?;
+            }
+            let mut pages = self.page_objects(PageNumber::FIRST);
+            while let Some(some) = pages.next().await? {
+                let keys = some.into_iter().map(|(_, object)| Ok(object.key));
+                futures::stream::iter(keys).try_for_each_concurrent(PARALLEL, &delete).await?;
             }
             Ok(())
         };

@@ -30,6 +30,31 @@ impl History {
     }
 }
 
+/// How many page objects there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageCount {
+    /// Objects.
+    pub count: u64,
+    /// Bytes of them all.
+    pub bytes: u64,
+}
+
+impl History {
+    /// Counts the page objects, in one request for every thousand.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn count_pages(&self) -> Result<PageCount, HistoryError> {
+        let mut total = PageCount::default();
+        let mut pages = self.page_objects(PageNumber::FIRST);
+        while let Some(some) = pages.next().await? {
+            total.count += some.len() as u64;
+            total.bytes += some.iter().map(|(_, object)| object.size).sum::<u64>();
+        }
+        Ok(total)
+    }
+}
+
 impl PageObjects<'_> {
     /// The next of them, one at least; nothing at the end.
     ///

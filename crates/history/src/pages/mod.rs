@@ -14,7 +14,7 @@ mod mend;
 pub(crate) use claim::Claim;
 pub use key::PageKey;
 pub(crate) use lay::{Marker, Outcome, Torn};
-pub use list::PageObjects;
+pub use list::{PageCount, PageObjects};
 pub(crate) use marker::check_marker;
 #[allow(unused_imports)] // Until something folds.
 pub(crate) use marker::encode_marker;

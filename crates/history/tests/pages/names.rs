@@ -1,11 +1,12 @@
 //! Databases whose names begin or end alike.
 
-use bottomless_history::{DatabaseId, History, PageKey, RestoreOptions};
+use bottomless_history::{DatabaseId, History, PageKey, RestoreOptions, Settings};
 use bottomless_ltx::PageNumber;
 
 use super::restore::timeline;
-use crate::support::laid::put_laid;
-use crate::support::{Timeline, assert_is, history, put, restore};
+use crate::support::laid::{logging, make, put_laid};
+use crate::support::recorder::Recorder;
+use crate::support::{Timeline, assert_is, history, put, put_object, restore, restore_around};
 
 const NAMES: [&str; 7] = [
     "a.db",
@@ -71,4 +72,73 @@ async fn page_objects_are_listed_some_at_a_time() {
     let rest = history.page_objects(PageNumber::new(2000).unwrap()).all().await.unwrap();
     assert_eq!(rest.len(), 501);
     assert_eq!(history.bucket().counters().list - lists.list, 1);
+}
+
+/// The keys that are left of all databases.
+async fn keys(history: &History) -> Vec<String> {
+    history.bucket().list("", None).await.unwrap().into_iter().map(|object| object.key).collect()
+}
+
+#[tokio::test]
+async fn a_removal_takes_what_is_of_this_database() {
+    let timeline = timeline();
+    let count = all(&timeline).await.len();
+    for number in 0..count {
+        let histories = all(&timeline).await;
+        let history = &histories[number];
+        put(history, &format!("{}/pages/claim-00000000000000ab-0000000000000001", history.id()), Vec::new()).await;
+        put(history, &format!("{}/probe-0123456789abcdef", history.id()), b"x".to_vec()).await;
+        let before = history.bucket().list("", None).await.unwrap();
+        let removal = history.removal().await.unwrap();
+        assert!(removal.foreign.is_empty(), "{:?}", removal.foreign);
+        history.remove(&removal, None).await.unwrap();
+        let left = keys(history).await;
+        let gone: Vec<_> = before.into_iter().filter(|object| !left.contains(&object.key)).collect();
+        assert_eq!(gone.len(), removal.count());
+        assert_eq!(gone.iter().map(|object| object.size).sum::<u64>(), removal.bytes());
+        for object in &gone {
+            let page = PageKey::parse(history.id(), &object.key);
+            assert!(page.is_some() || object.key.starts_with(&format!("{}/", history.id())), "{}", object.key);
+        }
+        assert!(history.removal().await.unwrap().is_empty());
+        for (other, marker) in histories.iter().zip(1..).filter(|(other, _)| other.id() != history.id()) {
+            let size = timeline.state(marker).pages.len() as u64;
+            assert_eq!(other.count_pages().await.unwrap().count, size, "{}", other.id());
+            let restored = restore(other, None, None, RestoreOptions::default()).await.unwrap();
+            assert_is(&restored, timeline.state(timeline.last()), timeline.last());
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_step_of_a_removal_leaves_an_older_database() {
+    let timeline = timeline();
+    for (marker, first, others) in [(3, 1, &[][..]), (4, 5, &[(9, 1, 2), (1, 1, 4)]), (4, 2, &[(9, 1, 3), (1, 3, 4)])] {
+        let store = Recorder::default();
+        let history = store.history("a.db");
+        put_laid(&history, &timeline, marker, 7).await;
+        make(&history, logging(history.id(), &timeline, first, marker)).await;
+        for &(level, min, max) in others {
+            put_object(&history, &timeline, level, min, max).await;
+        }
+        put(&history, &Settings::key(history.id()), b"{}".to_vec()).await;
+        store.states("a.db");
+        let removal = history.removal().await.unwrap();
+        history.remove(&removal, None).await.unwrap();
+        let states = store.states("a.db");
+        assert_eq!(states.len(), removal.count());
+        let pages = usize::try_from(removal.pages.count).unwrap();
+        for (step, left) in states.iter().enumerate() {
+            let listing = left.list(None).await.unwrap();
+            let is_behind = step + 1 >= states.len() - pages;
+            assert_eq!(left.count_pages().await.unwrap().count < removal.pages.count, step + 1 > states.len() - pages);
+            assert_eq!(listing.settings().is_none(), is_behind, "the pages come last");
+            if let Ok(found) = restore_around(left, listing, None, None, RestoreOptions::default()).await {
+                assert_eq!(found.0.position.txid.get(), 7, "step {step}");
+            }
+            // What a removal that was cut off leaves is found by the next.
+            assert_eq!(left.removal().await.unwrap().count(), states.len() - step - 1);
+        }
+        assert_eq!(keys(&history).await, [""; 0]);
+    }
 }
