@@ -12,6 +12,7 @@ use bottomless_ltx::{Checksum, DecodeError, Frame, Header, PageNumber, PageSize,
 use futures::{StreamExt, TryStreamExt};
 
 use crate::object::{Opened, Run};
+use crate::pages::Outcome;
 use crate::restore::{blocking, slice};
 use crate::time::from_milliseconds;
 use crate::{Damage, Entry, History, HistoryError, Listing, Plan, PlanError, RestoreOptions};
@@ -175,6 +176,9 @@ impl Reading<'_> {
         is_wanted: impl Fn(PageNumber) -> bool,
         enough: usize,
     ) -> Result<Versions, HistoryError> {
+        if plan.split_marker().0.is_some() {
+            return self.verified_versions(plan, is_wanted).await;
+        }
         let (history, whole_length) = (self.history, self.options.whole_length);
         let mut objects = futures::stream::iter(plan.objects.iter().rev())
             .map(|entry| async move {
@@ -208,6 +212,23 @@ impl Reading<'_> {
             }
         }
         Ok(versions)
+    }
+
+    /// The same through page objects, which may be of a later transaction: so all of them are read, and the database's checksum
+    /// tells. Memory takes 16 bytes for each page then.
+    async fn verified_versions(
+        &mut self,
+        plan: &Plan,
+        is_wanted: impl Fn(PageNumber) -> bool,
+    ) -> Result<Versions, HistoryError> {
+        let options = RestoreOptions { progress: None, base: None, ..self.options.clone() };
+        let restored = match self.history.try_restore(plan, None, &options).await? {
+            Outcome::Whole(restored) => restored,
+            Outcome::Torn(torn) => self.history.mend(*torn, Some(plan.up_to), None, &options).await?,
+        };
+        self.advance(plan.bytes());
+        let pages = (1..).filter_map(PageNumber::new).zip(restored.page_checksums);
+        Ok(pages.filter_map(|(page, sum)| Some((page, sum?))).filter(|(page, _)| is_wanted(*page)).collect())
     }
 
     /// The checksums of pages of one object. A small one is verified by the way.

@@ -131,17 +131,17 @@ impl History {
         into: Arc<File>,
         options: &RestoreOptions,
     ) -> Result<Restored, HistoryError> {
-        match self.try_restore(plan, into, options).await? {
+        match self.try_restore(plan, Some(into), options).await? {
             Outcome::Whole(restored) => Ok(restored),
             Outcome::Torn(torn) => Err(torn.error),
         }
     }
 
-    /// As [`History::restore`].
+    /// As [`History::restore`]. Without a file all is read and verified, and nothing written.
     pub(crate) async fn try_restore(
         &self,
         plan: &Plan,
-        into: Arc<File>,
+        into: Option<Arc<File>>,
         options: &RestoreOptions,
     ) -> Result<Outcome, HistoryError> {
         if let Some(gap) = gap_behind_base(plan, options.base.as_ref()) {
@@ -184,7 +184,7 @@ impl History {
             let target = match &newest {
                 Some(newest) => Arc::clone(&newest.target),
                 None => {
-                    let first = Newest::prepare(&object, Arc::clone(&into), &room).await?;
+                    let first = Newest::prepare(&object, into.clone(), &room).await?;
                     let target = Arc::clone(&first.target);
                     newest = Some(first);
                     target
@@ -277,7 +277,7 @@ struct Newest {
 
 impl Newest {
     /// Gives the file its final length.
-    async fn prepare(object: &Opened, file: Arc<File>, room: &Room<'_>) -> Result<Self, HistoryError> {
+    async fn prepare(object: &Opened, file: Option<Arc<File>>, room: &Room<'_>) -> Result<Self, HistoryError> {
         let header = &object.header;
         let (page_size, size_in_pages) = (header.page_size, header.size_in_pages);
         let at_most = room.pages_at_most(page_size);
@@ -286,8 +286,9 @@ impl Newest {
         }
         let keep = room.base.is_some_and(|base| base.page_size == page_size);
         let length = u64::from(size_in_pages) * u64::from(page_size.get());
-        let target = Arc::new(Target::new(Arc::clone(&file), page_size, size_in_pages));
+        let target = Arc::new(Target::new(file.clone(), page_size, size_in_pages));
         blocking(move || {
+            let Some(file) = file else { return Ok(()) };
             if !keep {
                 file.set_len(0)?;
             }

@@ -152,11 +152,13 @@ impl<'a> Route<'a> {
     }
 
     async fn attempt(&mut self, plan: &Plan, into: &Arc<File>) -> Result<Restored, HistoryError> {
-        let restoring = self.history.try_restore(plan, Arc::clone(into), &self.options);
+        let restoring = self.history.try_restore(plan, Some(Arc::clone(into)), &self.options);
         let (restored, witness) = futures::join!(restoring, self.history.witness(&self.listing, plan, false));
         let restored = match restored? {
             Outcome::Whole(restored) => restored,
-            Outcome::Torn(torn) => return self.history.mend(*torn, self.asked, into, &self.options).await,
+            Outcome::Torn(torn) => {
+                return self.history.mend(*torn, self.asked, Some(Arc::clone(into)), &self.options).await;
+            }
         };
         let mut witness = witness?;
         let have = restored.position.checksum;

@@ -16,14 +16,15 @@ const WRITE_LENGTH: usize = 256 * 1024;
 /// Objects are applied from the newest to the oldest, so the first version of a page that comes is the one that counts.
 #[derive(Debug)]
 pub(crate) struct Target {
-    file: Arc<File>,
+    /// Without one, only the checksums are kept.
+    file: Option<Arc<File>>,
     page_size: PageSize,
     /// The checksums of the pages that are written; 0 for the others.
     checksums: Vec<AtomicU64>,
 }
 
 impl Target {
-    pub(crate) fn new(file: Arc<File>, page_size: PageSize, size_in_pages: u32) -> Self {
+    pub(crate) fn new(file: Option<Arc<File>>, page_size: PageSize, size_in_pages: u32) -> Self {
         let checksums = (0..size_in_pages).map(|_| AtomicU64::new(0)).collect();
         Self { file, page_size, checksums }
     }
@@ -93,7 +94,9 @@ impl Writer<'_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.target.file.write_all_at(&self.pending, self.start)?;
+        if let Some(file) = &self.target.file {
+            file.write_all_at(&self.pending, self.start)?;
+        }
         self.pending.clear();
         Ok(())
     }

@@ -6,6 +6,7 @@
 mod agreement;
 mod coverage;
 mod object;
+mod pages;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -106,7 +107,7 @@ impl Audit {
 }
 
 impl History {
-    /// Reads every object of the history and says what is wrong with it, with how they fit together, and whether the end of
+    /// Reads every object of the history, and the page objects that no later object replaces, and says what is wrong with it, with how they fit together, and whether the end of
     /// the history can be restored. Objects that are compacted away meanwhile are no problem.
     ///
     /// Memory is bounded as that of a restore is, and takes some 200 bytes for each object.
@@ -137,9 +138,12 @@ impl History {
         let belong: Vec<_> = outlines.iter().copied().filter(|(entry, _)| !is_orphan(&entry.name)).collect();
         problems.extend(agreement::contradictions(self.id(), &belong));
         problems.extend(self.beside(&listing).await?);
+        problems.extend(self.page_problems(&sound, &belong).await?);
         problems.sort_by(|a, b| a.key.cmp(&b.key));
         problems.extend(coverage::problems(&listing.without(is_orphan), &sound));
+        let from_pages = self.restore_pages(&sound, options, &mut problems).await?;
         let restored = match &options.restore_into {
+            Some(_) if from_pages.is_some() => from_pages,
             Some(file) if !options.quick => self.restore_end(&listing, &sound, file, options, &mut problems).await?,
             _ => None,
         };
@@ -287,6 +291,35 @@ impl History {
             error => error.to_string(),
         };
         Problem { key: Some(name.key(self.id())), severity: Severity::Error, problem, advice }
+    }
+
+    /// Reads the page objects that count, and says whether they are the database that they should be: whatever else leads to
+    /// the end.
+    async fn restore_pages(
+        &self,
+        sound: &Listing,
+        options: &AuditOptions,
+        problems: &mut Vec<Problem>,
+    ) -> Result<Option<Restored>, HistoryError> {
+        if options.quick {
+            return Ok(None);
+        }
+        let limits = RestoreOptions { progress: options.progress.clone(), base: None, ..options.limits.clone() };
+        match self.restore_from_pages(sound.clone(), options.restore_into.clone(), &limits).await {
+            Err(error @ HistoryError::Damaged { .. }) => {
+                let (key, what) = error.subject();
+                problems.push(Problem {
+                    key: Some(key.to_owned()),
+                    severity: Severity::Error,
+                    problem: format!("the end of the history can't be restored from the page objects: {what}"),
+                    advice: "bring them back from a backup or older versions of them in the bucket".into(),
+                });
+                Ok(None)
+            }
+            // The gap was named already.
+            Err(HistoryError::Plan(_)) => Ok(None),
+            restored => restored,
+        }
     }
 
     async fn restore_end(

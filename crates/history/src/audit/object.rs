@@ -1,8 +1,8 @@
 //! One object by itself.
 
-use bottomless_ltx::{Checksum, DecodeError, HEADER_LENGTH, Header, TAIL_MIN_LENGTH, Tail, Trailer};
+use bottomless_ltx::{Checksum, DecodeError, HEADER_LENGTH, Header, PageSize, TAIL_MIN_LENGTH, Tail, Trailer};
 
-use crate::{Damage, Entry, History, HistoryError, MergeOptions};
+use crate::{Damage, Entry, History, HistoryError, Level, MergeOptions};
 
 /// What an object says of the states before and after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,13 +11,19 @@ pub(super) struct Outline {
     pub(super) before: Option<Checksum>,
     /// The one after it.
     pub(super) after: Option<Checksum>,
+    /// The page size after it.
+    pub(super) page_size: PageSize,
+    /// The size of the database after it.
+    pub(super) size_in_pages: u32,
 }
 
 impl Outline {
-    fn new(header: &Header) -> Self {
+    pub(super) fn new(header: &Header) -> Self {
         Self {
             before: header.database.map(|database| database.before),
             after: header.database.map(|database| database.after),
+            page_size: header.page_size,
+            size_in_pages: header.size_in_pages,
         }
     }
 }
@@ -52,6 +58,9 @@ impl History {
     /// and where it holds every page that together they have the checksum that it names.
     pub(super) async fn inspect(&self, entry: &Entry, options: &MergeOptions) -> Result<Outline, HistoryError> {
         self.check_not_empty(entry)?;
+        if entry.name.level == Level::PAGES {
+            return Ok(Outline::new(&self.marker(entry).await?.object.header));
+        }
         let read = self.read_telling(entry, options).await?;
         Ok(Outline::new(&read.header))
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bottomless_ltx::Txid;
 
 use super::lay::{Outcome, Torn};
-use crate::{Damage, DatabaseId, History, HistoryError, Level, RestoreOptions, Restored};
+use crate::{Damage, DatabaseId, History, HistoryError, Level, Listing, ObjectName, RestoreOptions, Restored};
 
 /// The log behind is applied so often at most: again only if so much was folded meanwhile that the page objects were needed
 /// again.
@@ -50,7 +50,7 @@ impl History {
         &self,
         torn: Torn,
         asked: Option<Txid>,
-        into: &Arc<File>,
+        into: Option<Arc<File>>,
         options: &RestoreOptions,
     ) -> Result<Restored, HistoryError> {
         let Torn { mut base, error, mut bytes } = torn;
@@ -69,7 +69,7 @@ impl History {
             let Some(plan) = listing.plans(at, last)?.into_iter().next() else { break };
             tracing::info!(from = %at, to = %last, "pages were folded meanwhile; the restore goes on with the log behind them");
             let options = RestoreOptions { base: Some(base), ..options.clone() };
-            match self.try_restore(&plan, Arc::clone(into), &options).await {
+            match self.try_restore(&plan, into.clone(), &options).await {
                 Ok(Outcome::Whole(restored)) => return Ok(Restored { bytes: restored.bytes + bytes, ..restored }),
                 Ok(Outcome::Torn(torn)) => {
                     base = torn.base;
@@ -81,6 +81,39 @@ impl History {
             }
         }
         Err(error)
+    }
+}
+
+/// Objects may be folded away between the listing and the download: so often it is listed anew.
+const LISTINGS: usize = 4;
+
+impl History {
+    /// Makes the end of the history from the page objects, whatever else leads there; without a file it is only verified.
+    /// Nothing without a marker.
+    ///
+    /// # Errors
+    /// As [`History::restore`].
+    pub(crate) async fn restore_from_pages(
+        &self,
+        mut listing: Listing,
+        into: Option<Arc<File>>,
+        options: &RestoreOptions,
+    ) -> Result<Option<Restored>, HistoryError> {
+        for again in (0..LISTINGS).rev() {
+            let Some(marker) = listing.marker().map(|marker| marker.name) else { return Ok(None) };
+            let is_aside = |name: &ObjectName| name.min == Txid::FIRST && *name != marker;
+            let plan = listing.without(is_aside).plan(Txid::ZERO, None)?;
+            let restored = match self.try_restore(&plan, into.clone(), options).await {
+                Ok(Outcome::Whole(restored)) => Ok(restored),
+                Ok(Outcome::Torn(torn)) => self.mend(*torn, None, into.clone(), options).await,
+                Err(error) => Err(error),
+            };
+            match restored {
+                Err(error) if error.is_outdated() && again > 0 => listing = self.list(None).await?,
+                restored => return restored.map(Some),
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Reading databases whose base is page objects.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation, missing_docs)]
 
+mod audit;
 mod damage;
 mod names;
 mod restore;
