@@ -86,6 +86,14 @@ pub enum HistoryError {
         /// Whether it is gone again.
         removed: bool,
     },
+    /// The log can't be folded into page objects.
+    #[error("{key}: {cause}. Nothing is lost: the log has all that was not folded")]
+    Unfolded {
+        /// The key of the object that is in the way.
+        key: String,
+        /// What is wrong, and what to do about it.
+        cause: String,
+    },
     /// The local file can't be written.
     #[error("the restored file can't be written: {0}; check the disk's free space and the folder's permissions")]
     Disk(#[source] io::Error),

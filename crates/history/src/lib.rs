@@ -10,10 +10,15 @@
 //! - [`Listing::plan`] chooses the objects that lead to a position; [`History::restore`] downloads, verifies and
 //!   applies them; [`History::restore_around`] does both, and takes another way where one is damaged.
 //! - [`History::merge`] makes one object of many; [`History::read_back`] tells whether an object is whole.
+//! - [`History::fold`] brings the page objects of [`Layout::Pages`] up to the end of the log.
 //! - [`History::audit`] reads everything and says what is wrong; [`History::diff`] tells which pages differ between two
 //!   transactions.
 //!
 //! Keys and bytes are described in `docs/format.md`.
+
+// What tests share speaks of the crate by its name.
+#[cfg(test)]
+extern crate self as bottomless_history;
 
 mod audit;
 mod branch;
@@ -54,7 +59,7 @@ pub use listing::{Entry, Listing};
 pub use locate::Goal;
 pub use moment::Moment;
 pub use name::{InvalidLevel, Level, ObjectName};
-pub use pages::{FoldedAway, Layout, PageCount, PageKey, PageObjects};
+pub use pages::{FoldOptions, Folded, FoldedAway, Layout, PageCount, PageKey, PageObjects};
 pub use plan::{Plan, PlanError};
 pub use point::{Asked, NoPoint, RestorePoint};
 pub use remove::{Removal, Unremoved};

@@ -20,7 +20,10 @@ impl Moment {
         let now = clock_gettime(ClockId::Boottime);
         let seconds = Duration::from_secs(u64::try_from(now.tv_sec).unwrap_or_default());
         let since_boot = seconds + Duration::from_nanos(u64::try_from(now.tv_nsec).unwrap_or_default());
-        Self { since_boot, wall: SystemTime::now() }
+        let moment = Self { since_boot, wall: SystemTime::now() };
+        #[cfg(test)]
+        let moment = pretend::later(moment);
+        moment
     }
 
     /// How long ago, by the clock that says more.
@@ -29,5 +32,29 @@ impl Moment {
         let now = Self::now();
         let by_wall = now.wall.duration_since(self.wall).unwrap_or_default();
         now.since_boot.saturating_sub(self.since_boot).max(by_wall)
+    }
+}
+
+/// Time that has passed only for the machine that a test plays.
+#[cfg(test)]
+pub(crate) mod pretend {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use super::Moment;
+
+    thread_local! {
+        static PASSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+
+    #[allow(dead_code)] // Until folds are played.
+    /// From here on this thread plays a machine for which so much time has passed.
+    pub(crate) fn set(passed: Duration) {
+        PASSED.set(passed);
+    }
+
+    pub(super) fn later(moment: Moment) -> Moment {
+        let passed = PASSED.get();
+        Moment { since_boot: moment.since_boot + passed, wall: moment.wall + passed }
     }
 }

@@ -165,6 +165,20 @@ points! {
     /// All of them are.
     CompactShortened "compact.shortened"
 
+    // Folding the log into page objects.
+    /// The claim of the fold is in the bucket, and no other is.
+    FoldClaimed "fold.claimed"
+    /// A page is in the bucket.
+    FoldPage "fold.page"
+    /// All pages are.
+    FoldPages "fold.pages"
+    /// A page behind the end of the database is deleted.
+    FoldRemoved "fold.removed"
+    /// The claim is given up.
+    FoldUnclaimed "fold.unclaimed"
+    /// The marker is in the bucket.
+    FoldMarked "fold.marked"
+
     // Closing.
     /// The last connection has made the local state durable.
     CloseSynced "close.synced"

@@ -1,11 +1,14 @@
 //! A bucket: list, get, create, copy, delete.
 
 mod copy;
+mod replace;
+
+pub use replace::{Expected, Replaced};
 
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -84,6 +87,8 @@ struct Inner {
     count_calls: bool,
     /// The bucket's folder, where it is one. A folder keeps no metadata of objects.
     folder: Option<PathBuf>,
+    /// The service is known to heed `If-Match`.
+    replaces: OnceLock<()>,
 }
 
 impl fmt::Debug for Bucket {
@@ -155,6 +160,7 @@ impl Bucket {
                 meter,
                 count_calls: false,
                 folder: None,
+                replaces: OnceLock::new(),
             }),
         })
     }
@@ -191,6 +197,7 @@ impl Bucket {
                 meter: Meter::default(),
                 count_calls: true,
                 folder: None,
+                replaces: OnceLock::new(),
             }),
         }
     }

@@ -136,8 +136,8 @@ impl StoreError {
             }
             StoreErrorKind::NotFound => "it may have been deleted by another program or by a lifecycle rule",
             StoreErrorKind::Unsupported => {
-                "the service lacks this operation; bottomless needs conditional writes (If-None-Match) unless \
-                 LIBSQL_BOTTOMLESS_FENCING=off"
+                "the service lacks this operation; bottomless needs conditional writes (If-None-Match, and If-Match for \
+                 layout=pages) unless LIBSQL_BOTTOMLESS_FENCING=off"
             }
             StoreErrorKind::Rejected => "check the endpoint, the region and the bucket's name",
             StoreErrorKind::Disk => "check the disk's free space and the folder's permissions",
@@ -180,6 +180,17 @@ pub(crate) fn deepest(error: &dyn Error) -> String {
         last = source;
     }
     brief(&last.to_string())
+}
+
+/// All that an error of a request says.
+pub(crate) fn whole_text(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut link = error.source();
+    while let Some(error) = link {
+        text = format!("{text} {error}");
+        link = error.source();
+    }
+    text
 }
 
 /// An S3 error document cut down to `Code: Message`.

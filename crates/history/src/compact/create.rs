@@ -15,7 +15,7 @@ use super::MergeOptions;
 use super::merge::Draft;
 use super::read::Reader;
 use crate::restore::blocking;
-use crate::{Damage, Entry, History, HistoryError, ObjectName};
+use crate::{Damage, Entry, History, HistoryError, Level, ObjectName};
 
 /// A PUT of up to this many bytes may take `timeout`.
 const TIMED_LENGTH: u64 = 64 << 20;
@@ -75,7 +75,9 @@ impl History {
         let header = object.header.clone();
         let trailer = object.tail.trailer;
         let need = header.database.map(|database| database.after);
-        if let Some(need) = need.filter(|&need| object.holds_every_page() && need != have) {
+        // The pages of a marker are elsewhere.
+        let holds_every_page = entry.name.level != Level::PAGES && object.holds_every_page();
+        if let Some(need) = need.filter(|&need| holds_every_page && need != have) {
             return Err(HistoryError::damaged(&object.key, Damage::Pages { have, need }));
         }
         let pages = u32::try_from(object.tail.frames.len()).unwrap_or(u32::MAX);

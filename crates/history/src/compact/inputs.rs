@@ -27,6 +27,16 @@ impl Listing {
         self.without(|input| !is_input(input)).plan(name.min.prev(), Some(name.max))
     }
 
+    /// The cheapest objects that lead from a marker to a later transaction. Of each page the newest version counts, so they may
+    /// begin before that marker.
+    ///
+    /// # Errors
+    /// Says which transactions are missing.
+    pub(crate) fn inputs_behind(&self, marker: Txid, up_to: Txid) -> Result<Plan, PlanError> {
+        let is_late = |input: &ObjectName| input.level == Level::LOG && self.is_merged(input.max);
+        self.without(|input| input.level == Level::PAGES || is_late(input)).plan(marker, Some(up_to))
+    }
+
     /// Whether an object above the log holds this transaction.
     pub(super) fn is_merged(&self, txid: Txid) -> bool {
         self.merged().iter().any(|entry| entry.merges(txid))

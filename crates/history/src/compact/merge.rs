@@ -79,7 +79,7 @@ impl MergeOptions {
         }
     }
 
-    pub(super) fn spool_error(&self, cause: std::io::Error) -> HistoryError {
+    pub(crate) fn spool_error(&self, cause: std::io::Error) -> HistoryError {
         HistoryError::Spool { folder: self.folder.clone(), cause }
     }
 }
@@ -114,13 +114,16 @@ pub struct Merged {
 }
 
 /// An object that is ready to be sent.
-pub(super) struct Draft {
-    pub(super) header: Header,
+pub(crate) struct Draft {
+    pub(crate) header: Header,
     pub(super) finished: Finished,
-    pub(super) body: Body,
+    pub(crate) body: Body,
     pub(super) time: SystemTime,
     /// The key of the newest object that it is made from.
-    pub(super) newest: String,
+    pub(crate) newest: String,
+    /// The database checksum before and after, each where it is known.
+    pub(crate) before: Option<Checksum>,
+    pub(crate) after: Option<Checksum>,
 }
 
 impl History {
@@ -152,6 +155,19 @@ impl History {
         reach(Point::CompactSpooled);
         let (entry, created, pages) = self.create_merged(name, draft, options).await?;
         Ok(Merged { entry, created, downloaded: reader.downloaded(), pages })
+    }
+
+    /// Puts together what a plan leads to: an object of that name, which is not sent. It may begin before that name does.
+    pub(crate) async fn draft(
+        &self,
+        plan: &Plan,
+        name: ObjectName,
+        options: &MergeOptions,
+    ) -> Result<Draft, HistoryError> {
+        let reader = Reader::new(self, options, plan.bytes());
+        let draft = Merge::new(self, &reader, plan, name, options).await?.run().await?;
+        reader.finish();
+        Ok(draft)
     }
 
     /// Makes a snapshot of what a plan from nothing leads to, as an object of another history, and reads it back.
@@ -315,7 +331,7 @@ impl<'a> Merge<'a> {
             let (body, finished) = spool.assemble(&merged, memory, &folder)?;
             let milliseconds = u64::try_from(merged.timestamp_ms).unwrap_or(0);
             let time = SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds);
-            Ok(Draft { header: merged, finished, body, time, newest: key })
+            Ok(Draft { header: merged, finished, body, time, newest: key, before, after })
         })
         .await?;
         draft.map_err(|error| match error {

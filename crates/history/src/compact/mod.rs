@@ -17,7 +17,9 @@ mod simulation;
 mod spool;
 
 pub use local::LocalPages;
+pub(crate) use merge::Draft;
 pub use merge::{Copies, MergeOptions, Merged};
+pub(crate) use pass::LISTINGS;
 pub use pass::{Compacted, Scope, Shortened};
 pub use policy::{InvalidInterval, Policy, parse_interval};
 pub use retention::Replaced;

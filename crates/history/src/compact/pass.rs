@@ -11,10 +11,12 @@ use futures::{StreamExt, TryStreamExt};
 use super::retention::Verdict;
 use super::schedule::{RUNS, Task};
 use crate::listing::LogPart;
-use crate::{Entry, History, HistoryError, Level, Listing, MergeOptions, Merged, Moment, ObjectName, Policy, Replaced};
+use crate::{
+    Entry, History, HistoryError, Layout, Level, Listing, MergeOptions, Merged, Moment, ObjectName, Policy, Replaced,
+};
 
 /// Objects may vanish between a listing and what is built on it: so often in a row it is listed anew.
-const LISTINGS: usize = 4;
+pub(crate) const LISTINGS: usize = 4;
 
 /// Objects that are deleted at the same time.
 const PARALLEL: usize = 16;
@@ -196,7 +198,7 @@ impl History {
     }
 
     /// The levels above the log, and the log behind them; and whether there is more of that.
-    async fn list_end(&self) -> Result<(Listing, bool), HistoryError> {
+    pub(crate) async fn list_end(&self) -> Result<(Listing, bool), HistoryError> {
         let mut listing = self.list(Some(Txid::MAX)).await?;
         let merged = listing.last_merged();
         let after = Some(ObjectName::log(merged).key(self.id())).filter(|_| merged != Txid::ZERO);
@@ -212,7 +214,7 @@ impl History {
     }
 
     /// The time by the store's clock, or earlier. A store that does not tell it has seen its newest object.
-    async fn time(&self, listing: &Listing) -> SystemTime {
+    pub(crate) async fn time(&self, listing: &Listing) -> SystemTime {
         let newest = || listing.entries().iter().map(|entry| entry.modified).max();
         self.bucket().now().await.or_else(newest).unwrap_or(SystemTime::UNIX_EPOCH)
     }
@@ -244,6 +246,9 @@ impl Listing {
     fn next(&self, policy: &Policy, scope: Scope, now: SystemTime) -> Option<ObjectName> {
         let run = |level: u8, least: usize| self.run(policy, level).filter(|task| task.inputs >= least);
         let snapshot = || self.snapshot(policy);
+        if self.layout() == Layout::Pages {
+            return None;
+        }
         let task: Task = match scope {
             Scope::Due => return self.due(policy, now),
             Scope::Now => {

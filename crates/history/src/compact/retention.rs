@@ -141,8 +141,12 @@ impl<'a> Judge<'a> {
         self.is_older(entry, self.window)
     }
 
-    /// The newest snapshot that is older than the retention: nobody needs what is before it.
+    /// The newest marker, or the newest snapshot that is older than the retention: nobody needs what is before it. Where there
+    /// is a marker, nothing before it can be restored, since the page objects are those of then or later.
     fn base(&self) -> Option<&'a Entry> {
+        if let Some(marker) = self.listing.marker() {
+            return Some(marker);
+        }
         let bases =
             self.listing.merged().iter().filter(|e| e.name.level == Level::SNAPSHOT && e.name.min == Txid::FIRST);
         bases.filter(|entry| self.is_old(entry)).max_by_key(|entry| entry.name.max)
@@ -330,6 +334,16 @@ mod tests {
         assert_eq!(replaced(&base, LogPart::Whole), [(0, 2, 2)]);
         let shown = [(0, 2, 2, 1500), (1, 1, 2, 2000), (2, 1, 2, 1600)];
         assert_eq!(replaced(&shown, LogPart::Whole), [(0, 2, 2), (1, 1, 2)]);
+    }
+
+    /// A marker is as good as it is on the first day, and replaces what the window does not protect.
+    #[test]
+    fn a_marker_is_a_base_whatever_its_age() {
+        let objects = [(0, 1, 1, 1500), (0, 2, 2, 1001), (0, 3, 3, 1000), (0, 4, 4, 1500), (10, 1, 3, 1)];
+        assert_eq!(replaced(&objects, LogPart::Whole), [(0, 1, 1), (0, 2, 2)]);
+        // What was there before it, and older markers, go when they are older than the window.
+        let levels = [(1, 1, 2, 101), (9, 1, 2, 100), (9, 1, 3, 3000), (10, 1, 2, 101), (10, 1, 3, 1)];
+        assert_eq!(replaced(&levels, LogPart::Whole), [(1, 1, 2), (9, 1, 3), (10, 1, 2)]);
     }
 
     #[test]

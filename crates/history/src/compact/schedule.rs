@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use bottomless_ltx::Txid;
 
-use crate::{Entry, Level, Listing, ObjectName, Policy};
+use crate::{Entry, Layout, Level, Listing, ObjectName, Policy};
 
 /// Objects that are merged into one at most: of the log, as many as a listing shows in one request.
 const INPUTS: usize = 1000;
@@ -66,9 +66,10 @@ impl Listing {
         self.entries().get(from..to).unwrap_or_default()
     }
 
-    /// All objects that can be made of what is there, the lowest level first.
+    /// All objects that can be made of what is there, the lowest level first: none where the log is folded into page objects.
     pub(super) fn tasks(&self, policy: &Policy) -> impl Iterator<Item = Task> {
-        RUNS.into_iter().map(|level| self.run(policy, level)).chain([self.snapshot(policy)]).flatten()
+        let tasks = RUNS.into_iter().map(|level| self.run(policy, level)).chain([self.snapshot(policy)]).flatten();
+        tasks.filter(|_| self.layout() == Layout::Ltx)
     }
 
     /// The object of level 1 to 3 that can be made of the level below.
@@ -188,6 +189,11 @@ mod tests {
         assert_eq!(due(&[(1, 1, 1, 105), (0, 1, 1, 100), (0, 2, 2, 101)]), Some(((1, 2, 2), 135)));
         assert_eq!(due(&[(1, 1, 1, 105), (0, 1, 1, 100), (0, 2, 2, 200)]), Some(((1, 2, 2), 230)));
         assert_eq!(listing(&[(1, 1, 1, 105), (0, 1, 1, 100), (0, 2, 2, 200), (0, 3, 3, 201)]).uncompacted(), 2);
+    }
+
+    #[test]
+    fn nothing_is_due_where_the_log_is_folded() {
+        assert_eq!(due(&[(10, 1, 1, 105), (0, 2, 2, 106), (1, 1, 1, 50), (1, 2, 2, 100)]), None);
     }
 
     #[test]

@@ -28,6 +28,14 @@ impl History {
         let before = PageNumber::new(from.get() - 1).map_or(before_all, |page| PageKey(page).key(self.id()));
         PageObjects { history: self, after: Some(before), end }
     }
+
+    /// The same, up to this page or the next one that has an object.
+    pub(crate) fn page_objects_up_to(&self, from: PageNumber, last: PageNumber) -> PageObjects<'_> {
+        let all = self.page_objects(from);
+        let end = last.get().checked_add(1).and_then(PageNumber::new);
+        let end = end.map_or_else(|| all.end.clone(), |page| PageKey(page).key(self.id()));
+        PageObjects { end, ..all }
+    }
 }
 
 /// How many page objects there are.

@@ -11,7 +11,6 @@ const TAIL: [u8; TAIL_MIN_LENGTH - 8] = {
 };
 
 /// The marker with this header, which begins with the first transaction: an LTX object without frames.
-#[allow(dead_code)] // Until something folds.
 pub(crate) fn encode_marker(header: &Header) -> Vec<u8> {
     let header = header.encode();
     let checksum = RunningChecksum::of(&header).then(RunningChecksum::of(&TAIL)).finish();

@@ -5,6 +5,7 @@
 //! the marker, has the database at the end of the log: a fold changes only pages that the log behind the marker changes.
 
 mod claim;
+mod fold;
 mod key;
 mod lay;
 mod list;
@@ -12,11 +13,11 @@ mod marker;
 mod mend;
 
 pub(crate) use claim::Claim;
+pub use fold::{FoldOptions, Folded};
 pub use key::PageKey;
 pub(crate) use lay::{Marker, Outcome, Torn};
 pub use list::{PageCount, PageObjects};
 pub(crate) use marker::check_marker;
-#[allow(unused_imports)] // Until something folds.
 pub(crate) use marker::encode_marker;
 pub use mend::FoldedAway;
 

@@ -133,6 +133,11 @@ impl Timeline {
         &self.states[usize::try_from(txid).unwrap()]
     }
 
+    /// The pages that a transaction wrote, by their places.
+    pub fn written(&self, txid: u64) -> &[usize] {
+        &self.written[usize::try_from(txid).unwrap()]
+    }
+
     /// The object that holds the transactions `min` to `max`.
     pub fn object(&self, min: u64, max: u64) -> Vec<u8> {
         let checksums = DatabaseChecksums { before: self.state(min - 1).checksum(), after: self.state(max).checksum() };

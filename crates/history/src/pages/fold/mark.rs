@@ -1,0 +1,87 @@
+//! What follows when all pages are in the bucket.
+
+use bottomless_ltx::{Checksum, DatabaseChecksums, Header, PageNumber, Txid};
+use bottomless_points::{Point, reach};
+use bottomless_store::{Expected, Replaced};
+use bytes::Bytes;
+use futures::StreamExt;
+
+use super::FoldOptions;
+use super::claims::Held;
+use super::frames::e_tag;
+use crate::compact::Draft;
+use crate::pages::encode_marker;
+use crate::{History, HistoryError, Level, ObjectName};
+
+impl History {
+    /// Deletes the page objects behind the end of the database; how many.
+    pub(super) async fn remove_behind(
+        &self,
+        size: u32,
+        options: &FoldOptions,
+        held: &Held<'_>,
+    ) -> Result<u64, HistoryError> {
+        let mut removed = 0;
+        let Some(first) = size.checked_add(1).and_then(PageNumber::new) else { return Ok(0) };
+        let mut strays = self.page_objects(first);
+        while held.goes_on()
+            && let Some(pages) = strays.next().await?
+        {
+            held.check().await?;
+            let deletions = futures::stream::iter(pages).map(|(_, object)| async move {
+                let delete = || self.bucket().delete_once(&object.key, options.merge.timeout);
+                let deleted = held.send(delete).await?.is_some();
+                if deleted {
+                    reach(Point::FoldRemoved);
+                }
+                Ok::<_, HistoryError>(u64::from(deleted))
+            });
+            let mut deletions = deletions.buffer_unordered(options.merge.requests.max(1)).boxed();
+            let mut failure = None;
+            // To the end also after an error: what is under way has an outcome, then.
+            while let Some(deleted) = deletions.next().await {
+                match deleted {
+                    Ok(count) => removed += count,
+                    Err(error) => {
+                        held.stop();
+                        failure.get_or_insert(error);
+                    }
+                }
+            }
+            if let Some(error) = failure {
+                return Err(error);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Makes the marker.
+    pub(super) async fn mark(
+        &self,
+        draft: &Draft,
+        to: Txid,
+        options: &FoldOptions,
+        held: &Held<'_>,
+    ) -> Result<(), HistoryError> {
+        let Some(after) = draft.after else { return Ok(()) };
+        let Header { page_size, size_in_pages, timestamp_ms, writer, .. } = draft.header;
+        let database = DatabaseChecksums { before: Checksum::EMPTY, after };
+        let txids = (Txid::FIRST, to);
+        let content = encode_marker(&Header::new(page_size, size_in_pages, txids, timestamp_ms, writer, database));
+        let content = Bytes::from(content);
+        let key = ObjectName { level: Level::PAGES, min: Txid::FIRST, max: to }.key(self.id());
+        let expected = if options.is_fenced { Expected::Absent } else { Expected::Any };
+        let bucket = self.bucket();
+        let put = held.again(|| bucket.replace(&key, content.clone(), &expected, options.merge.timeout)).await?;
+        let is_right = match put {
+            Replaced::Written { e_tag: Some(have) } if have == e_tag(&content) => true,
+            // Another has made it meanwhile, or an earlier try.
+            _ => bucket.get(&key).await? == content,
+        };
+        if is_right {
+            return Ok(());
+        }
+        let cause = "it is not the marker that this machine makes of the same log; bottomless-cli verify tells more";
+        Err(HistoryError::Unfolded { key, cause: cause.to_owned() })
+    }
+}

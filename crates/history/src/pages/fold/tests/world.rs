@@ -1,0 +1,96 @@
+//! A database, its log in the store, and what page objects make of it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bottomless_ltx::Txid;
+use bottomless_store::{Bucket, Location};
+use bytes::Bytes;
+
+use super::net::{Port, State};
+use super::support::{Timeline, name, page_number};
+use crate::{DatabaseId, FoldOptions, Folded, History, HistoryError, MergeOptions, ObjectName, PageKey};
+
+pub(super) const ID: &str = "test.db";
+
+/// The fence window, where nothing else is said.
+pub(super) const WINDOW: Duration = Duration::from_secs(3600);
+
+pub(super) fn id() -> DatabaseId {
+    DatabaseId::new(ID).unwrap()
+}
+
+pub(super) fn history(port: &Port) -> History {
+    let location = Location::new("file:///nowhere".parse().unwrap(), "bucket").unwrap();
+    History::new(Bucket::from_object_store(Arc::new(port.clone()), location), id())
+}
+
+pub(super) fn options(machine: usize) -> FoldOptions {
+    let merge = MergeOptions::new(std::env::temp_dir());
+    FoldOptions { merge, machine: machine as u64, is_fenced: true }
+}
+
+pub(super) async fn fold(port: &Port, machine: usize) -> Result<Folded, HistoryError> {
+    history(&port.of(machine)).fold(&options(machine)).await
+}
+
+/// Puts transactions into the log.
+pub(super) fn commit(port: &Port, timeline: &Timeline, txids: std::ops::RangeInclusive<u64>) {
+    for txid in txids {
+        let key = ObjectName::log(Txid::new(txid)).key(&id());
+        port.state().put(&key, Bytes::from(timeline.object(txid, txid)));
+    }
+}
+
+/// The transaction of the newest marker.
+pub(super) fn marker(state: &State) -> u64 {
+    let names = state.objects.keys().filter_map(|key| ObjectName::parse(&id(), key));
+    names.filter(|name| name.level == crate::Level::PAGES).map(|name| name.max.get()).max().unwrap_or_default()
+}
+
+pub(super) fn markers(state: &State) -> usize {
+    state.objects.keys().filter(|key| key.contains("/pages/0")).count()
+}
+
+pub(super) fn claims(state: &State) -> usize {
+    state.objects.keys().filter(|key| key.contains("/pages/claim-")).count()
+}
+
+/// The content of all page objects, in the order of their keys.
+pub(super) fn pages(state: &State) -> Vec<u8> {
+    let pages = state.objects.iter().filter(|(key, _)| PageKey::parse(&id(), key).is_some());
+    pages.flat_map(|(_, stored)| stored.content.to_vec()).collect()
+}
+
+/// That the page objects are the database at this transaction, whole and nothing else.
+pub(super) fn assert_folded(port: &Port, timeline: &Timeline, txid: u64) {
+    let state = port.state();
+    assert!(pages(&state) == timeline.state(txid).pages.concat(), "TXID {txid}: other pages");
+    assert_eq!(marker(&state), txid);
+    assert_eq!((markers(&state), claims(&state)), (1, 0));
+}
+
+/// What the page objects and the log behind the newest marker do not make of the database at the end.
+pub(super) fn wrong(state: &State, timeline: &Timeline, end: u64) -> Option<String> {
+    let from = marker(state);
+    let mut changed: BTreeSet<usize> = BTreeSet::new();
+    for txid in from + 1..=end {
+        let key = name(0, txid, txid).key(&id());
+        if !state.objects.contains_key(&key) {
+            return Some(format!("{key} is gone, and the marker is at {from}"));
+        }
+        changed.extend(timeline.written(txid));
+    }
+    let database = timeline.state(end);
+    let unchanged = (0..database.pages.len()).filter(|place| !changed.contains(place));
+    for place in unchanged {
+        let key = PageKey(page_number(place)).key(&id());
+        match state.objects.get(&key) {
+            Some(stored) if stored.content == database.pages[place] => {}
+            Some(_) => return Some(format!("{key} has another content, with the marker at {from} of {end}")),
+            None => return Some(format!("{key} is gone, with the marker at {from} of {end}")),
+        }
+    }
+    None
+}
