@@ -2,13 +2,15 @@
 //!
 //! The objects of the cheapest plan are copied under the same level and TXIDs. The oldest one comes last: until it is there
 //! the branch is a history with a gap at its beginning, which nobody takes for a database. The settings come first: they
-//! count from the moment that it is one. Where the store can't copy, the branch is one snapshot.
+//! count from the moment that it is one. Where the store can't copy, and where the base of the source is page objects, the
+//! branch is one snapshot.
 
 mod error;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bottomless_ltx::{Checksum, Txid};
@@ -16,7 +18,10 @@ use bottomless_store::{Body, Bucket, CreateOutcome, StoreError};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::remove::removal_order;
-use crate::{DatabaseId, Entry, Goal, History, HistoryError, Level, Listing, MergeOptions, ObjectName, Plan, Settings};
+use crate::{
+    DatabaseId, Entry, Goal, History, HistoryError, Level, Listing, MergeOptions, ObjectName, Plan, RestoreOptions,
+    Restored, Settings,
+};
 
 pub use error::{BranchError, Holds};
 
@@ -51,6 +56,10 @@ struct Branch<'a> {
     target: History,
     up_to: Txid,
     options: &'a MergeOptions,
+    /// The end of the history is wanted, wherever that is.
+    is_end: bool,
+    /// The source as a file, where its base is page objects.
+    laid: Option<(Restored, Arc<File>)>,
     /// The store has no copies.
     is_without_copies: bool,
     /// What is there and was made by this branch: now, or by a try that was cut off.
@@ -108,6 +117,8 @@ impl History {
             target: History::new(self.bucket().clone(), to.clone()),
             up_to: up_to.unwrap_or_else(|| listing.last_txid()),
             options,
+            is_end: goal == Goal::End,
+            laid: None,
             is_without_copies: false,
             ours: Mutex::default(),
             verified: Mutex::default(),
@@ -135,12 +146,42 @@ impl History {
 impl Branch<'_> {
     /// Makes what is not there yet, along the cheapest plan of the listing.
     async fn follow(&mut self, listing: &Listing) -> Result<Branched, BranchError> {
+        if self.laid.is_some() {
+            return self.follow_plan(listing, None).await;
+        }
         let plan = listing.without_late().plan(Txid::ZERO, Some(self.up_to))?;
-        let is_too_large = plan.objects.iter().any(|entry| entry.size > self.options.put_length);
-        let is_snapshot = is_too_large || self.is_without_copies;
+        match plan.split_marker().0 {
+            None => self.follow_plan(listing, Some(&plan)).await,
+            Some(_) => {
+                self.lay(listing).await?;
+                self.follow_plan(listing, None).await
+            }
+        }
+    }
+
+    /// Restores the source into a file: page objects may be of a later transaction at any time, so they are never copied.
+    async fn lay(&mut self, listing: &Listing) -> Result<(), BranchError> {
+        let folder = &self.options.folder;
+        let spool_error = |cause| HistoryError::Spool { folder: folder.clone(), cause };
+        let file = Arc::new(tempfile::tempfile_in(folder).map_err(spool_error)?);
+        let way = (Txid::ZERO, Some(self.up_to).filter(|_| !self.is_end));
+        let options = RestoreOptions { progress: self.options.progress.clone(), ..RestoreOptions::default() };
+        let restoring =
+            self.source.restore_around(listing.clone(), way, &file, &options, || Ok::<_, HistoryError>(None));
+        let restored = restoring.await?;
+        self.up_to = restored.position.txid;
+        self.laid = Some((restored, file));
+        Ok(())
+    }
+
+    /// As [`Branch::follow`]; without a plan from the file.
+    async fn follow_plan(&mut self, listing: &Listing, plan: Option<&Plan>) -> Result<Branched, BranchError> {
+        let objects = plan.map_or(&[][..], |plan| &plan.objects);
+        let is_too_large = objects.iter().any(|entry| entry.size > self.options.put_length);
+        let is_snapshot = is_too_large || self.is_without_copies || plan.is_none();
         let allowed: Allowed<'_> = match is_snapshot {
             true => [(snapshot(self.up_to), None)].into(),
-            false => plan.objects.iter().map(|entry| (entry.name, Some(entry))).collect(),
+            false => objects.iter().map(|entry| (entry.name, Some(entry))).collect(),
         };
         let mut there = self.look(listing, &allowed).await?;
         if self.found.is_none() {
@@ -157,9 +198,16 @@ impl Branch<'_> {
         }
         if is_snapshot {
             self.begun.store(true, Ordering::Relaxed);
-            self.source.snapshot_into(&self.target, &plan, self.options).await?;
-        } else if there.copied.len() < plan.objects.len() {
-            self.copy_all(&plan, listing, &allowed, &there.copied).await?;
+            match (plan, &self.laid) {
+                (Some(plan), _) => self.source.snapshot_into(&self.target, plan, self.options).await.map(drop)?,
+                (None, Some((restored, file))) => {
+                    let making = self.source.snapshot_of(restored, Arc::clone(file), &self.target, self.options);
+                    making.await.map(drop)?;
+                }
+                (None, None) => {}
+            }
+        } else if let Some(plan) = plan.filter(|plan| there.copied.len() < plan.objects.len()) {
+            self.copy_all(plan, listing, &allowed, &there.copied).await?;
         }
         self.whole(listing, &allowed).await
     }

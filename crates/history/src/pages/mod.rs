@@ -11,6 +11,7 @@ mod lay;
 mod list;
 mod marker;
 mod mend;
+mod snapshot;
 
 pub(crate) use claim::Claim;
 pub use fold::{FoldOptions, Folded};

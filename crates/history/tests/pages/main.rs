@@ -5,5 +5,6 @@ mod audit;
 mod damage;
 mod names;
 mod restore;
+mod snapshot;
 #[path = "../support/mod.rs"]
 mod support;
