@@ -21,11 +21,11 @@ async fn what_is_right_has_no_problem() {
     let timeline = timeline();
     for (marker, end) in [(1, 1), (2, 4), (4, 5), (3, 7), (7, 7)] {
         // Also where a fold is on its way.
-        for to in marker..=end {
+        for (to, portion) in (marker..=end).flat_map(|to| [(to, 4), (to, usize::MAX)]) {
             let history = history("a.db");
             put_laid(&history, &timeline, marker, end).await;
             let step = folding(history.id(), timeline.state(marker), timeline.state(to));
-            make(&history, step.into_iter().take(4).collect()).await;
+            make(&history, step.into_iter().take(portion).collect()).await;
             for (quick, with_file) in WAYS {
                 let audit = audit(&history, quick, with_file).await;
                 assert_eq!(audit.problems, [], "{marker} {to} {end}");

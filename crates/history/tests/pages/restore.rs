@@ -66,6 +66,27 @@ async fn page_objects_and_the_log_behind_make_every_state() {
 }
 
 #[tokio::test]
+async fn who_has_a_database_takes_the_log_as_long_as_it_is_there() {
+    let timeline = timeline();
+    let history = history("a.db");
+    put_laid(&history, &timeline, 3, 5).await;
+    make(&history, logging(history.id(), &timeline, 1, 3)).await;
+    let listing = history.list(None).await.unwrap();
+    for (from, is_laid) in [(0, true), (1, false), (2, false), (3, false)] {
+        let plan = listing.plan(Txid::new(from), None).unwrap();
+        assert_eq!(plan.objects()[0].name == marker_name(3), is_laid, "{from}");
+    }
+}
+
+#[tokio::test]
+async fn a_marker_alone_makes_room_for_its_pages() {
+    let timeline = Timeline::new(512, &[Change::Write { places: Vec::new(), append: 300, seed: 1 }]);
+    let history = history("a.db");
+    put_laid(&history, &timeline, 1, 1).await;
+    assert_is(&restore(&history, None, None, RestoreOptions::default()).await.unwrap(), timeline.state(1), 1);
+}
+
+#[tokio::test]
 async fn progress_counts_the_page_objects() {
     let timeline = timeline();
     let history = history("a.db");
