@@ -60,6 +60,11 @@ struct Seen {
 }
 
 impl Seen {
+    /// The transaction of the newest marker. Where there was one and is none, the page objects have been given up.
+    fn marker(&self) -> Txid {
+        self.markers.iter().map(|marker| marker.name.max).max().unwrap_or_default()
+    }
+
     fn age(&self, claim: &Object) -> Duration {
         self.now.and_then(|now| now.duration_since(claim.modified).ok()).unwrap_or_default()
     }
@@ -119,7 +124,7 @@ impl<'a> Held<'a> {
             return Ok(Taken::Wait(wait));
         }
         let is_listed = seen.claims.iter().any(|other| other.key == key);
-        if !is_listed || seen.markers.iter().any(|marker| marker.name.max > start.from) {
+        if !is_listed || seen.marker() != start.from {
             // Others have been here since the first listing.
             held.release().await;
             return Ok(Taken::Wait(Duration::ZERO));
@@ -210,7 +215,7 @@ impl<'a> Held<'a> {
         let seen = self.look().await?;
         let is_known = |claim: &Object| self.known.contains(&claim.key);
         let has_ours = seen.claims.iter().any(|claim| claim.key == self.claim.key(self.history.id()));
-        let is_moved = seen.markers.iter().any(|marker| marker.name.max > self.from);
+        let is_moved = seen.marker() != self.from;
         if !has_ours || is_moved || !seen.claims.iter().all(is_known) {
             tracing::info!(id = %self.history.id(), "another machine folds the log: this one stops");
             self.stop();

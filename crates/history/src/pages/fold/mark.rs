@@ -55,15 +55,15 @@ impl History {
         Ok(removed)
     }
 
-    /// Makes the marker.
+    /// Makes the marker; false if the claim was too old for that.
     pub(super) async fn mark(
         &self,
         draft: &Draft,
         to: Txid,
         options: &FoldOptions,
         held: &Held<'_>,
-    ) -> Result<(), HistoryError> {
-        let Some(after) = draft.after else { return Ok(()) };
+    ) -> Result<bool, HistoryError> {
+        let Some(after) = draft.after else { return Ok(false) };
         let Header { page_size, size_in_pages, timestamp_ms, writer, .. } = draft.header;
         let database = DatabaseChecksums { before: Checksum::EMPTY, after };
         let txids = (Txid::FIRST, to);
@@ -72,14 +72,15 @@ impl History {
         let key = ObjectName { level: Level::PAGES, min: Txid::FIRST, max: to }.key(self.id());
         let expected = if options.is_fenced { Expected::Absent } else { Expected::Any };
         let bucket = self.bucket();
-        let put = held.again(|| bucket.replace(&key, content.clone(), &expected, options.merge.timeout)).await?;
+        let put = || bucket.replace(&key, content.clone(), &expected, options.merge.timeout);
+        let Some(put) = held.send(put).await? else { return Ok(false) };
         let is_right = match put {
             Replaced::Written { e_tag: Some(have) } if have == e_tag(&content) => true,
             // Another has made it meanwhile, or an earlier try.
             _ => bucket.get(&key).await? == content,
         };
         if is_right {
-            return Ok(());
+            return Ok(true);
         }
         let cause = "it is not the marker that this machine makes of the same log; bottomless-cli verify tells more";
         Err(HistoryError::Unfolded { key, cause: cause.to_owned() })

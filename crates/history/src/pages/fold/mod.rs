@@ -176,13 +176,15 @@ impl History {
             folded.wait = Some(held.wait());
             return Ok(());
         }
-        // The claim goes first: with nothing under way, the marker is right whenever it comes, and whoever dies in between leaves
-        // no claim behind that nobody knows the end of.
-        held.release().await;
-        reach(Point::FoldUnclaimed);
-        self.mark(&draft, to, options, held).await?;
+        // Under the claim: one that came later might come when the page objects have been given up for a snapshot.
+        if !self.mark(&draft, to, options, held).await? {
+            folded.wait = Some(held.wait());
+            return Ok(());
+        }
         folded.txid = to;
         reach(Point::FoldMarked);
+        held.release().await;
+        reach(Point::FoldUnclaimed);
         held.clean(to).await;
         Ok(())
     }
