@@ -4,11 +4,16 @@ use std::fmt;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use bottomless_ltx::{Checksum, DecodeError, EncodeError, PageSize, Txid};
 use bottomless_store::{StoreError, StoreErrorKind};
 
 use crate::{FoldedAway, InvalidSettings, NoPoint, PlanError};
+
+fn to_the_second(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map_or_else(|_| String::new(), |time| format!("{time:.0}"))
+}
 
 /// Why the history could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +31,26 @@ pub enum HistoryError {
     /// The transaction that was asked for can't be restored any more: a fold goes on, or has.
     #[error(transparent)]
     Folded(Box<FoldedAway>),
+    /// Another machine folds the log into page objects, or was cut off while it did.
+    #[error(
+        "{key} says that a program is folding the log into page objects: wait until it is done, or until {} when it was cut off",
+        to_the_second(*until)
+    )]
+    Claimed {
+        /// The key of its claim.
+        key: String,
+        /// When nothing can arrive any more of what it has sent.
+        until: SystemTime,
+    },
+    /// Page objects were given up, and are there again.
+    #[error(
+        "{key} was made again while it was deleted: a program has the database open that is told to use page objects; nothing is \
+         lost. Close it or change its layout, and try again"
+    )]
+    Refolded {
+        /// The marker.
+        key: String,
+    },
     /// An object is not what it should be.
     #[error("{key}: {damage}; {}", damage.advice())]
     Damaged {

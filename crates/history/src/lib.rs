@@ -59,7 +59,9 @@ pub use listing::{Entry, Listing};
 pub use locate::Goal;
 pub use moment::Moment;
 pub use name::{InvalidLevel, Level, ObjectName};
-pub use pages::{FoldOptions, Folded, FoldedAway, Layout, PageCount, PageKey, PageObjects};
+pub use pages::{
+    FoldOptions, Folded, FoldedAway, Layout, PageCount, PageKey, PageObjects, Removing, UnfoldOptions, Unfolded,
+};
 pub use plan::{Plan, PlanError};
 pub use point::{Asked, NoPoint, RestorePoint};
 pub use remove::{Removal, Unremoved};

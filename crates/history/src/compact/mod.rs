@@ -19,7 +19,7 @@ mod spool;
 pub use local::LocalPages;
 pub(crate) use merge::Draft;
 pub use merge::{Copies, MergeOptions, Merged};
-pub(crate) use pass::LISTINGS;
 pub use pass::{Compacted, Scope, Shortened};
+pub(crate) use pass::{LISTINGS, longest_use};
 pub use policy::{InvalidInterval, Policy, parse_interval};
 pub use retention::Replaced;

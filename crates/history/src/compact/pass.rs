@@ -74,7 +74,7 @@ struct Listed {
 }
 
 /// How long after it was asked for a listing may be used to delete, for a fence window.
-pub(super) fn longest_use(window: Duration) -> Duration {
+pub(crate) fn longest_use(window: Duration) -> Duration {
     (window / 4).min(Duration::from_secs(10 * 60))
 }
 

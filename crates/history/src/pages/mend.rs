@@ -54,9 +54,14 @@ impl History {
         options: &RestoreOptions,
     ) -> Result<Restored, HistoryError> {
         let Torn { mut base, error, mut bytes } = torn;
+        let marker = error.keys().find_map(|key| ObjectName::parse(self.id(), key));
         for _ in 0..ROUNDS {
             let at = base.position.txid;
             let listing = self.list(Some(at)).await?;
+            if let Some(name) = marker.filter(|_| listing.marker().is_none()) {
+                // The page objects were given up for a snapshot: that the marker has vanished asks for another listing.
+                self.header(name).await?;
+            }
             let last = listing.last_txid();
             if last <= at {
                 break;

@@ -6,12 +6,14 @@
 
 mod claim;
 mod fold;
+mod hold;
 mod key;
 mod lay;
 mod list;
 mod marker;
 mod mend;
 mod snapshot;
+mod unfold;
 
 pub(crate) use claim::Claim;
 pub use fold::{FoldOptions, Folded};
@@ -21,6 +23,7 @@ pub use list::{PageCount, PageObjects};
 pub(crate) use marker::check_marker;
 pub(crate) use marker::encode_marker;
 pub use mend::FoldedAway;
+pub use unfold::{Removing, UnfoldOptions, Unfolded};
 
 use std::fmt;
 

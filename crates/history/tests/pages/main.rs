@@ -8,3 +8,4 @@ mod restore;
 mod snapshot;
 #[path = "../support/mod.rs"]
 mod support;
+mod unfold;
