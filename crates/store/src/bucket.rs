@@ -1,9 +1,12 @@
 //! A bucket: list, get, create, copy, delete.
 
+mod below;
 mod copy;
 mod replace;
 
 pub use replace::{Expected, Replaced};
+
+pub use below::{Below, Next, Start};
 
 use std::fmt;
 use std::ops::Range;
@@ -14,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
+use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -77,6 +81,8 @@ struct Inner {
     location: Location,
     /// For reads: tries again by itself.
     reader: Arc<dyn ObjectStore>,
+    /// The same, where listing goes reply by reply: for S3 only.
+    lister: Option<Arc<dyn PaginatedListStore>>,
     /// For writes: every call is one request, so that its outcome is known.
     writer: Arc<dyn ObjectStore>,
     /// Present for S3 only.
@@ -148,12 +154,14 @@ impl Bucket {
             region: chain.region().to_owned(),
             chain: signed.then(|| Arc::clone(&chain)),
         };
+        let reader = Arc::new(builder(retry_reads())?);
         Ok(Self {
             patience: PATIENCE,
             buffers: None,
             inner: Arc::new(Inner {
                 location: location.clone(),
-                reader: Arc::new(builder(retry_reads())?),
+                lister: Some(Arc::clone(&reader) as Arc<dyn PaginatedListStore>),
+                reader,
                 writer: Arc::new(builder(RetryConfig { max_retries: 0, ..RetryConfig::default() })?),
                 requests: Some(requests),
                 chain: signed.then_some(chain),
@@ -191,6 +199,7 @@ impl Bucket {
             inner: Arc::new(Inner {
                 location,
                 reader: Arc::clone(&store),
+                lister: None,
                 writer: store,
                 requests: None,
                 chain: None,
@@ -336,25 +345,6 @@ impl Bucket {
         objects.sort_by(|a, b| a.key.cmp(&b.key));
         objects.truncate(objects.iter().position(|object| !goes_on(object)).map_or(limit, |last| limit.min(last + 1)));
         Ok(objects)
-    }
-
-    /// The names of the folders directly below `prefix` ("" for the bucket itself), in order.
-    ///
-    /// # Errors
-    /// See [`StoreErrorKind`].
-    pub async fn folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
-        let op = "LIST";
-        let path = if prefix.is_empty() { None } else { Some(self.path(op, prefix)?) };
-        self.count(Operation::List, 0);
-        let list = || async {
-            let result = self.inner.reader.list_with_delimiter(path.as_ref()).await;
-            self.checked(op, prefix, None, result)
-        };
-        let listed = self.renewing(list).await?;
-        let name = |p: &Path| p.filename().map(str::to_owned);
-        let mut names: Vec<String> = listed.common_prefixes.iter().filter_map(name).collect();
-        names.sort();
-        Ok(names)
     }
 
     /// A whole object.

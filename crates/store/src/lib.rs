@@ -22,7 +22,7 @@ mod s3;
 mod transport;
 
 pub use body::Body;
-pub use bucket::{Bucket, CreateOutcome, Expected, Object, Replaced};
+pub use bucket::{Below, Bucket, CreateOutcome, Expected, Next, Object, Replaced, Start};
 pub use endpoint::{Endpoint, EndpointError, Location};
 pub use error::{StoreError, StoreErrorKind};
 pub use meter::Counters;

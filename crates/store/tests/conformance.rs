@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bottomless_devserver::{Config, Server};
 use bottomless_store::probe::{self, Proof};
-use bottomless_store::{Body, Bucket, CreateOutcome, Location, StoreErrorKind, Transport};
+use bottomless_store::{Below, Body, Bucket, CreateOutcome, Location, Start, StoreErrorKind, Transport};
 use object_store::memory::InMemory;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -168,8 +168,16 @@ async fn a_listing_is_in_order_and_begins_where_it_is_told() {
         assert!(first.len() >= 2 && all[1..].starts_with(&first), "{name}: {first:?}");
         let first = keys(bucket.list_first("db", None, 9).await.unwrap());
         assert_eq!(first, all, "{name}");
-        assert_eq!(bucket.folders("").await.unwrap(), ["d", "db", "db-2"], "{name}");
-        assert_eq!(bucket.folders("db").await.unwrap(), ["0000", "0001"], "{name}");
+        let below = async |prefix, from| {
+            let Below { folders, objects, next } = bucket.below(prefix, &from).await.unwrap();
+            assert_eq!(next, None, "{name}");
+            (folders.join(" "), keys(objects).join(" "))
+        };
+        let pair = |folders: &str, objects: &str| (folders.to_owned(), objects.to_owned());
+        assert_eq!(below("", Start::First).await, pair("d db db-2", "db.x"), "{name}");
+        assert_eq!(below("", Start::Behind("db-2/z".into())).await, pair("db", "db.x"), "{name}");
+        assert_eq!(below("", Start::Behind("db-2".into())).await, pair("db db-2", "db.x"), "{name}");
+        assert_eq!(below("db", Start::First).await, pair("0000 0001", ""), "{name}");
         assert_eq!(bucket.list("nothing", None).await.unwrap(), [], "{name}");
     }
 }

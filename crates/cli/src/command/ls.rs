@@ -1,23 +1,22 @@
 //! `ls`
 
+mod find;
+
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::time::SystemTime;
 
 use bottomless_history::{DatabaseId, Entry, History, Listing, PlanError};
-use bottomless_store::Bucket;
 use futures::{StreamExt as _, TryStreamExt as _};
 use indicatif::BinaryBytes;
 use serde::Serialize;
+
+use find::{Found, PARALLEL_LISTINGS, find};
 
 use super::{Place, connect, kind};
 use crate::args::Common;
 use crate::error::Error;
 use crate::output::{Output, Report, Table, as_rfc3339, rfc3339_seconds};
-
-/// A database's id may have slashes: so many folders deep it is looked for.
-const MAX_SEGMENTS: usize = 4;
-/// Listings at the same time.
-const PARALLEL_LISTINGS: usize = 16;
 
 pub(crate) async fn run(common: &Common, output: Output) -> Result<(), Error> {
     let location = common.location()?;
@@ -35,48 +34,19 @@ pub(crate) async fn run(common: &Common, output: Output) -> Result<(), Error> {
             output.print(&Objects::new(place, &listing))?;
         }
         None => {
-            let listings = futures::stream::iter(find(&bucket).await?)
+            let Found { prefixes, paged } = find(&bucket).await?;
+            let listings = futures::stream::iter(prefixes)
                 .map(|id| {
                     let history = History::new(bucket.clone(), id);
                     async move { history.list(None).await }
                 })
                 .buffered(PARALLEL_LISTINGS);
-            let listings: Vec<Listing> = listings.try_collect().await?;
-            let databases = listings.iter().filter(|listing| !listing.is_empty()).map(Database::new).collect();
-            output.print(&Databases { place, databases })?;
+            let mut listings: Vec<Listing> = listings.try_collect().await?;
+            listings.retain(|listing| !listing.is_empty());
+            output.print(&Databases::new(place, &listings, paged))?;
         }
     }
     Ok(())
-}
-
-/// All prefixes that have a folder of a level.
-async fn find(bucket: &Bucket) -> Result<Vec<DatabaseId>, Error> {
-    let mut found = Vec::new();
-    let mut prefixes = vec![String::new()];
-    for _ in 0..=MAX_SEGMENTS {
-        let folders = futures::stream::iter(prefixes)
-            .map(|prefix| async move { bucket.folders(&prefix).await.map(|folders| (prefix, folders)) })
-            .buffered(PARALLEL_LISTINGS);
-        let folders: Vec<(String, Vec<String>)> = folders.try_collect().await?;
-        prefixes = Vec::new();
-        for (prefix, folders) in folders {
-            let (levels, others): (Vec<_>, Vec<_>) = folders.into_iter().partition(|name| is_level(name));
-            if !levels.is_empty()
-                && let Ok(id) = DatabaseId::new(prefix.clone())
-            {
-                found.push(id);
-            }
-            let below = |name: String| if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
-            prefixes.extend(others.into_iter().map(below));
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// `0000` to `0009`.
-fn is_level(folder: &str) -> bool {
-    matches!(folder.as_bytes(), [b'0', b'0', b'0', b'0'..=b'9'])
 }
 
 #[derive(Debug, Serialize)]
@@ -84,11 +54,27 @@ struct Databases {
     #[serde(flatten)]
     place: Place,
     databases: Vec<Database>,
+    /// What has page objects, and nothing that they belong to.
+    lost_page_objects: Vec<String>,
+}
+
+impl Databases {
+    fn new(place: Place, listings: &[Listing], mut paged: BTreeSet<DatabaseId>) -> Self {
+        for listing in listings {
+            paged.remove(listing.id());
+        }
+        Self {
+            place,
+            databases: listings.iter().map(Database::new).collect(),
+            lost_page_objects: paged.iter().map(ToString::to_string).collect(),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
 struct Database {
     database: String,
+    layout: String,
     last_txid: String,
     objects: usize,
     bytes: u64,
@@ -101,6 +87,7 @@ impl Database {
         let entries = listing.entries();
         Self {
             database: listing.id().to_string(),
+            layout: listing.layout().to_string(),
             last_txid: listing.last_txid().to_string(),
             objects: entries.len(),
             bytes: entries.iter().map(|entry| entry.size).sum(),
@@ -111,17 +98,26 @@ impl Database {
 
 impl Report for Databases {
     fn write_text(&self, to: &mut dyn Write) -> io::Result<()> {
-        let mut table = Table::new(["DATABASE", "LAST TXID", "OBJECTS", "SIZE", "MODIFIED"]);
+        let mut table = Table::new(["DATABASE", "LAYOUT", "LAST TXID", "OBJECTS", "SIZE", "MODIFIED"]);
         for database in &self.databases {
             table.line([
                 database.database.clone(),
+                database.layout.clone(),
                 database.last_txid.clone(),
                 database.objects.to_string(),
                 BinaryBytes(database.bytes).to_string(),
                 rfc3339_seconds(database.modified),
             ]);
         }
-        table.write(to)
+        table.write(to)?;
+        for id in &self.lost_page_objects {
+            writeln!(
+                to,
+                "{id} has page objects, but neither marker nor log: it can't be restored; bring these back, or remove \
+                 what is there (bottomless-cli rm -d {id})"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -130,6 +126,7 @@ struct Objects {
     #[serde(flatten)]
     place: Place,
     database: String,
+    layout: String,
     last_txid: String,
     foreign_objects: usize,
     objects: Vec<Object>,
@@ -153,6 +150,7 @@ impl Objects {
         Self {
             place,
             database: listing.id().to_string(),
+            layout: listing.layout().to_string(),
             last_txid: listing.last_txid().to_string(),
             foreign_objects: listing.foreign(),
             objects: listing.entries().iter().map(|entry| Object::new(listing.id(), entry)).collect(),
@@ -247,7 +245,7 @@ mod tests {
         };
         let expected = json!({
             "endpoint": "http://localhost:9000", "bucket": "libsql", "database": "test.db",
-            "last_txid": "000000000000000c", "foreign_objects": 1,
+            "layout": "ltx", "last_txid": "000000000000000c", "foreign_objects": 1,
             "objects": [
                 object(0, "log", "000000000000000c", "000000000000000c", 200, "2023-11-14T22:13:20.2Z", None),
                 object(1, "compacted", "000000000000000a", "000000000000000b", 300, "2023-11-14T22:13:20.3Z", Some("e")),
@@ -267,27 +265,23 @@ mod tests {
 
     #[test]
     fn the_databases_of_a_bucket() {
-        let databases = Databases { place: place(), databases: vec![Database::new(&listing())] };
+        let id = |id: &str| DatabaseId::new(id).unwrap();
+        let databases = Databases::new(place(), &[listing()], [id("test.db"), id("lost.db")].into());
         let expected = json!({
             "endpoint": "http://localhost:9000", "bucket": "libsql",
             "databases": [{
-                "database": "test.db", "last_txid": "000000000000000c", "objects": 3, "bytes": 5500,
+                "database": "test.db", "layout": "ltx", "last_txid": "000000000000000c", "objects": 3, "bytes": 5500,
                 "modified": "2023-11-14T22:13:25Z",
             }],
+            "lost_page_objects": ["lost.db"],
         });
         assert_eq!(serde_json::to_value(&databases).unwrap(), expected);
         assert_eq!(
             text(&databases),
-            "DATABASE  LAST TXID         OBJECTS  SIZE      MODIFIED\n\
-             test.db   000000000000000c  3        5.37 KiB  2023-11-14T22:13:25Z\n"
+            "DATABASE  LAYOUT  LAST TXID         OBJECTS  SIZE      MODIFIED\n\
+             test.db   ltx     000000000000000c  3        5.37 KiB  2023-11-14T22:13:25Z\n\
+             lost.db has page objects, but neither marker nor log: it can't be restored; bring these back, or remove what \
+             is there (bottomless-cli rm -d lost.db)\n"
         );
-    }
-
-    #[test]
-    fn levels_are_four_digits() {
-        assert!(is_level("0000") && is_level("0009"));
-        for other in ["0010", "9", "00000", "000a", "+001", ""] {
-            assert!(!is_level(other), "{other}");
-        }
     }
 }
