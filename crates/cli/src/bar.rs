@@ -28,6 +28,11 @@ impl Bar {
         Self::with(&format!("{{wide_bar}} {{pos}}/{{len}} {things} {{eta}}"))
     }
 
+    /// Of several things, one after the other.
+    pub(crate) fn share() -> Self {
+        Self::with("{wide_bar} {percent}% {eta}")
+    }
+
     fn with(template: &str) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         let bar = match ProgressStyle::with_template(template) {

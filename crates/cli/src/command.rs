@@ -5,9 +5,11 @@
 pub(crate) mod branch;
 pub(crate) mod compact;
 pub(crate) mod completions;
+pub(crate) mod convert;
 pub(crate) mod create_bucket;
 pub(crate) mod diff;
 pub(crate) mod doctor;
+mod folding;
 pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod ls;
@@ -70,6 +72,10 @@ pub(crate) enum Command {
     ///
     /// Also merges and deletes, as compact does.
     Snapshot(compact::Options),
+    /// Give a database the other layout in place: objects that hold many pages (ltx), or an object for each page (pages)
+    ///
+    /// Programs may go on committing. Cut off anywhere, the database can be restored as before, and the same command goes on.
+    Convert(convert::Options),
     /// Remove a database from the bucket, or what lies before an age; shows what it would do, and does it with --yes
     ///
     /// Nothing brings it back. Close every program that has the database open before, on every machine: that can't be seen
@@ -100,6 +106,7 @@ impl Command {
             Self::Import(options) => import::run(common, options, output).await,
             Self::Compact(options) => compact::run(common, options, Scope::Now, output).await,
             Self::Snapshot(options) => compact::run(common, options, Scope::Snapshot, output).await,
+            Self::Convert(options) => convert::run(common, options, output).await,
             Self::Rm(options) => rm::run(common, options, output).await,
             Self::Doctor => doctor::run(common, output).await,
             Self::CreateBucket => create_bucket::run(common, output).await,
@@ -149,6 +156,7 @@ fn kind(level: Level) -> &'static str {
     match level {
         Level::LOG => "log",
         Level::SNAPSHOT => "snapshot",
+        Level::PAGES => "marker",
         _ => "compacted",
     }
 }

@@ -73,6 +73,9 @@ const RUNS: &[(&str, usize, &[&str])] = &[
     ("branch", 0, &["branch", "test.db", "experiment.db"]),
     ("import", 0, &["import", "imported.db"]),
     ("compact", 0, &["compact", "-d", "test.db"]),
+    ("convert", 0, &["convert", "-d", "paged.db", "--to", "pages"]),
+    ("info", 0, &["info", "-d", "paged.db"]),
+    ("compact", 1, &["compact", "-d", "paged.db"]),
     ("rm", 1, &["rm", "-d", "test.db", "--older-than", "30d"]),
     ("rm", 0, &["rm", "-d", "test.db"]),
     ("doctor", 0, &["doctor"]),
@@ -85,6 +88,8 @@ fn every_example_has_the_fields_that_are_printed() {
     world.three_transactions();
     // Something to say for verify.
     world.put_bytes("test.db/foreign", vec![1]);
+    world.put("paged.db", 0, (1, 1), &[], &support::pages(&[1, 2]));
+    world.put_bytes("lost.db-000000000001", vec![1]);
     std::fs::write(world.path("imported.db"), support::sqlite(&[1, 2])).unwrap();
     let mut unchecked: BTreeMap<_, BTreeSet<usize>> =
         examples().iter().map(|(command, examples)| (*command, (0..examples.len()).collect())).collect();

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use bottomless_engine::config;
 use bottomless_history::{
-    Compacted, DatabaseId, History, InvalidInterval, MergeOptions, Merged, PlanError, Policy, Scope, parse_interval,
+    Compacted, DatabaseId, Folded, History, InvalidInterval, Layout, MergeOptions, Merged, PlanError, Policy, Scope,
+    parse_interval,
 };
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
+use super::folding::{self, FoldedPages};
 use super::{OnCancel, Place, connect, kind};
 use crate::args::Common;
 use crate::bar::Bar;
@@ -38,8 +40,20 @@ pub(crate) async fn run(common: &Common, options: &Options, scope: Scope, output
     let policy = policy(options.retention)?;
     let location = common.location()?;
     let history = History::new(connect(&location).await?, common.one_database()?);
-    if history.list(None).await?.is_empty() {
+    let listing = history.list(None).await?;
+    if listing.is_empty() {
         return Err(Error::Failed(PlanError::Empty(history.id().clone()).to_string()));
+    }
+    if folding::layout_of(&listing)? == Layout::Pages {
+        return match scope {
+            Scope::Snapshot => Err(Error::Failed(format!(
+                "{0} has layout pages: its page objects are what a snapshot would hold, and none is made beside them. Write \
+                 it into a file (bottomless-cli restore), or give it the other layout (bottomless-cli convert -d {0} --to \
+                 ltx)",
+                history.id()
+            ))),
+            _ => fold(Place::from(&location), &history, output).await,
+        };
     }
     let bar = Bar::start();
     let merging = MergeOptions { progress: Some(bar.progress()), ..MergeOptions::new(std::env::temp_dir()) };
@@ -54,11 +68,25 @@ pub(crate) async fn run(common: &Common, options: &Options, scope: Scope, output
     Ok(output.print(&Done::new(Place::from(&location), history.id(), &compacted))?)
 }
 
+async fn fold(place: Place, history: &History, output: Output) -> Result<(), Error> {
+    let machine = folding::Machine::take(history, "fold")?;
+    let left = OnCancel::new(|| "what was folded stays; nothing is lost, and the same command goes on".to_owned());
+    let folded = folding::fold(history, &machine).await;
+    left.disarm();
+    let folded = folded?;
+    if let Some(refused) = &folded.shortened.refused {
+        super::warn(&format!("not everything that may go could be deleted: {refused}"));
+    }
+    Ok(output.print(&Done::of_fold(place, history.id(), &folded))?)
+}
+
 #[derive(Debug, Serialize)]
 struct Done {
     #[serde(flatten)]
     place: Place,
     database: String,
+    layout: String,
+    folded: Option<FoldedPages>,
     made: Vec<Made>,
     deleted_objects: usize,
     deleted_bytes: u64,
@@ -98,11 +126,26 @@ impl Done {
         Self {
             place,
             database: id.to_string(),
+            layout: Layout::Ltx.to_string(),
+            folded: None,
             // What another has made in the same moment is not ours to tell of.
             made: compacted.made.iter().filter(|merged| merged.created).map(|merged| Made::new(id, merged)).collect(),
             deleted_objects: compacted.shortened.deleted,
             deleted_bytes: compacted.shortened.bytes,
             not_deleted: compacted.shortened.refused.as_ref().map(ToString::to_string),
+        }
+    }
+
+    fn of_fold(place: Place, id: &DatabaseId, folded: &Folded) -> Self {
+        Self {
+            place,
+            database: id.to_string(),
+            layout: Layout::Pages.to_string(),
+            folded: Some(FoldedPages::from(folded)),
+            made: Vec::new(),
+            deleted_objects: folded.shortened.deleted,
+            deleted_bytes: folded.shortened.bytes,
+            not_deleted: folded.shortened.refused.as_ref().map(ToString::to_string),
         }
     }
 }
@@ -113,7 +156,9 @@ impl Report for Done {
             let Made { key, pages, .. } = made;
             writeln!(to, "Made {key}: {pages} pages, {}.", BinaryBytes(made.bytes))?;
         }
-        if self.made.is_empty() {
+        if let Some(folded) = &self.folded {
+            folded.write_text(to)?;
+        } else if self.made.is_empty() {
             writeln!(to, "There was nothing to merge.")?;
         }
         match self.deleted_objects {

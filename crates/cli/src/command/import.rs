@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bottomless_history::{DatabaseId, History, HistoryError, ObjectName, Progress};
+use bottomless_history::{DatabaseId, Folded, History, HistoryError, Layout, ObjectName, Progress};
 use bottomless_ltx::{
     Checksum, DatabaseChecksums, EncodeError, Encoder, HEADER_LENGTH, Header, PageNumber, Txid, WriterId,
 };
 use bottomless_store::{Body, CreateOutcome, StoreError};
+use clap::ValueEnum as _;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
-use super::{Place, connect};
+use super::folding::{FoldedPages, LayoutName, Machine, fold};
+use super::{OnCancel, Place, connect};
 use crate::args::Common;
 use crate::bar::Bar;
 use crate::error::Error;
@@ -32,6 +34,15 @@ pub(crate) struct Options {
     /// How long to wait for a program that has the file locked
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     wait: u64,
+
+    /// The layout that the database gets
+    #[arg(long, value_name = "LAYOUT", env = "LIBSQL_BOTTOMLESS_LAYOUT", hide_env_values = true, value_parser = layout)]
+    layout: Option<LayoutName>,
+}
+
+/// An empty variable is an unset one.
+fn layout(text: &str) -> Result<LayoutName, String> {
+    if text.is_empty() { Ok(LayoutName::Ltx) } else { LayoutName::from_str(text, false) }
 }
 
 /// The limit of one PUT.
@@ -60,19 +71,47 @@ pub(crate) async fn run(common: &Common, options: &Options, output: Output) -> R
     let file = options.file.canonicalize().map_err(|error| disk(&options.file, &error))?;
     let history = History::new(connect(&location).await?, id);
     refuse_existing(&history).await?;
+    let is_paged = options.layout == Some(LayoutName::Pages);
+    let machine = is_paged.then(|| Machine::take(&history, "fold")).transpose()?;
     let bar = Bar::start();
     let image = read(&file, Duration::from_secs(options.wait), &bar.progress()).await?;
     upload(&history, &image).await?;
     drop(bar);
-    Ok(output.print(&Imported::new(Place::from(&location), history.id(), &options.file, &image))?)
+    let folded = match machine {
+        Some(machine) => Some(fold_imported(&history, &machine).await?),
+        None => None,
+    };
+    Ok(output.print(&Imported::new(Place::from(&location), history.id(), &options.file, &image, folded.as_ref()))?)
+}
+
+/// What is interrupted in here is imported; its page objects come with the next fold.
+async fn fold_imported(history: &History, machine: &Machine) -> Result<Folded, Error> {
+    let id = history.id();
+    let how = || {
+        format!("{id} is imported, but its page objects are not there yet: bottomless-cli convert -d {id} --to pages")
+    };
+    let left = OnCancel::new(how);
+    let folded = fold(history, machine).await;
+    left.disarm();
+    let folded = folded.map_err(|error| Error::Failed(format!("{error}. {}", how())))?;
+    if folded.txid == Txid::ZERO {
+        super::warn(&how());
+    }
+    Ok(folded)
 }
 
 async fn refuse_existing(history: &History) -> Result<(), Error> {
     let listing = history.list(None).await?;
-    if listing.is_empty() {
-        return Ok(());
-    }
     let id = history.id();
+    if listing.is_empty() {
+        return match history.page_objects(PageNumber::FIRST).next().await? {
+            None => Ok(()),
+            Some(_) => Err(Error::Failed(format!(
+                "the bucket holds page objects of a database {id}, but neither marker nor log of it: bring these back, import \
+                 under another name (-d), or remove what is there (bottomless-cli rm -d {id})"
+            ))),
+        };
+    }
     Err(Error::Failed(format!(
         "the bucket holds a database {id} already, up to TXID {}; import under another name (-d), or remove that one \
          (bottomless-cli rm -d {id})",
@@ -288,10 +327,13 @@ struct Imported {
     page_size: u32,
     pages: u32,
     uploaded_bytes: u64,
+    layout: String,
+    folded: Option<FoldedPages>,
 }
 
 impl Imported {
-    fn new(place: Place, id: &DatabaseId, file: &Path, image: &Image) -> Self {
+    fn new(place: Place, id: &DatabaseId, file: &Path, image: &Image, folded: Option<&Folded>) -> Self {
+        let is_paged = folded.is_some_and(|folded| folded.txid > Txid::ZERO);
         Self {
             place,
             database: id.to_string(),
@@ -301,6 +343,8 @@ impl Imported {
             page_size: image.header.page_size.get(),
             pages: image.header.size_in_pages,
             uploaded_bytes: image.body.len(),
+            layout: if is_paged { Layout::Pages } else { Layout::Ltx }.to_string(),
+            folded: folded.map(FoldedPages::from),
         }
     }
 }
@@ -318,6 +362,9 @@ impl Report for Imported {
             BinaryBytes(bytes),
             BinaryBytes(self.uploaded_bytes)
         )?;
+        if let Some(folded) = &self.folded {
+            folded.write_text(to)?;
+        }
         writeln!(to, "From now on open the file through the extension: what others write to it is not in the bucket.")
     }
 }

@@ -4,12 +4,13 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use bottomless_history::{DatabaseId, History, HistoryError, Level, Listing, PlanError, RestorePoint, Settings};
-use bottomless_ltx::Header;
+use bottomless_ltx::{Header, PageNumber, Txid};
 use indicatif::{BinaryBytes, HumanDuration};
 use serde::Serialize;
 
 use super::{Place, Shelf, connect};
 use crate::args::Common;
+use crate::bar::Bar;
 use crate::error::Error;
 use crate::output::{Output, Report, as_rfc3339, rfc3339_seconds};
 
@@ -17,7 +18,7 @@ pub(crate) async fn run(common: &Common, output: Output) -> Result<(), Error> {
     let location = common.location()?;
     let history = History::new(connect(&location).await?, common.one_database()?);
     let state = super::as_listed(|| look(&history)).await?;
-    Ok(output.print(&Info::new(Place::from(&location), history.id(), &state, SystemTime::now()))?)
+    Ok(output.print(&Info::new(Place::from(&location), history.id(), state, SystemTime::now()))?)
 }
 
 /// What is asked of the store: one listing, the header of the end and that of the oldest point, and the settings where
@@ -27,6 +28,16 @@ struct State {
     settings: Settings,
     last: Header,
     oldest: Option<RestorePoint>,
+    pages: Option<Pages>,
+}
+
+/// The page objects of a database that has some.
+#[derive(Debug, Serialize)]
+struct Pages {
+    txid: String,
+    unfolded_transactions: u64,
+    objects: u64,
+    bytes: u64,
 }
 
 async fn look(history: &History) -> Result<State, HistoryError> {
@@ -36,7 +47,26 @@ async fn look(history: &History) -> Result<State, HistoryError> {
     }
     let (settings, last, oldest) =
         futures::try_join!(history.settings(&listing), last_header(history, &listing), history.oldest_point(&listing))?;
-    Ok(State { listing, settings, last, oldest })
+    let pages = match listing.marker() {
+        Some(marker) => Some(count(history, marker.name.max, &last).await?),
+        None => None,
+    };
+    Ok(State { listing, settings, last, oldest, pages })
+}
+
+/// Lists the page objects: a request for every thousand.
+async fn count(history: &History, marker: Txid, last: &Header) -> Result<Pages, HistoryError> {
+    let bar = Bar::counting("page objects");
+    let progress = bar.progress();
+    let (mut objects, mut bytes) = (0, 0);
+    let mut listed = history.page_objects(PageNumber::FIRST);
+    while let Some(some) = listed.next().await? {
+        objects += some.len() as u64;
+        bytes += some.iter().map(|(_, object)| object.size).sum::<u64>();
+        progress(objects, u64::from(last.size_in_pages).max(objects));
+    }
+    let unfolded_transactions = last.max_txid.get().saturating_sub(marker.get());
+    Ok(Pages { txid: marker.to_string(), unfolded_transactions, objects, bytes })
 }
 
 /// The header of an object that ends with the last transaction: of that in the log, if it is there.
@@ -53,6 +83,7 @@ struct Info {
     #[serde(flatten)]
     place: Place,
     database: String,
+    layout: String,
     txid: String,
     database_checksum: Option<String>,
     #[serde(serialize_with = "as_rfc3339")]
@@ -66,6 +97,8 @@ struct Info {
     levels: Vec<Shelf>,
     foreign_objects: usize,
     unmerged_transactions: u64,
+    page_objects: Option<Pages>,
+    claims: usize,
     oldest_restorable: Option<Point>,
     fence_window_seconds: f64,
 }
@@ -78,14 +111,15 @@ struct Point {
 }
 
 impl Info {
-    fn new(place: Place, id: &DatabaseId, state: &State, now: SystemTime) -> Self {
-        let State { listing, settings, last, oldest } = state;
+    fn new(place: Place, id: &DatabaseId, state: State, now: SystemTime) -> Self {
+        let State { listing, settings, last, oldest, pages } = state;
         let entries = listing.entries();
-        let time = time_of(last);
+        let time = time_of(&last);
         let merged = entries.iter().filter(|entry| entry.name.level != Level::LOG).map(|entry| entry.name.max);
         Self {
             place,
             database: id.to_string(),
+            layout: listing.layout().to_string(),
             txid: last.max_txid.to_string(),
             database_checksum: last.database.map(|database| database.after.to_string()),
             timestamp: time,
@@ -98,6 +132,8 @@ impl Info {
             levels: Shelf::of_all(entries),
             foreign_objects: listing.foreign(),
             unmerged_transactions: last.max_txid.get() - merged.max().unwrap_or_default().get(),
+            page_objects: pages,
+            claims: listing.claims().len(),
             oldest_restorable: oldest
                 .as_ref()
                 .map(|point| Point { txid: point.txid.to_string(), timestamp: point.time }),
@@ -123,6 +159,7 @@ impl Report for Info {
                 "Size",
                 format!("{} ({} pages of {} bytes)", BinaryBytes(self.database_bytes), self.pages, self.page_size),
             ),
+            ("Layout", self.layout.clone()),
             ("Position", format!("TXID {}", self.txid)),
             ("Checksum", self.database_checksum.clone().unwrap_or_else(|| "none in the last object".into())),
             (
@@ -136,10 +173,20 @@ impl Report for Info {
                     None => "nothing: objects are missing (bottomless-cli verify --quick says which)".into(),
                 },
             ),
-            ("Not merged", format!("{} transactions", self.unmerged_transactions)),
+            match &self.page_objects {
+                None => ("Not merged", format!("{} transactions", self.unmerged_transactions)),
+                Some(pages) => ("Not folded", format!("{} transactions", pages.unfolded_transactions)),
+            },
             ("Fence window", format!("{:#}", HumanDuration(Duration::from_secs_f64(self.fence_window_seconds)))),
             ("In the bucket", format!("{} objects, {}", self.objects, BinaryBytes(self.bytes))),
         ];
+        if let Some(Pages { txid, objects, bytes, .. }) = &self.page_objects {
+            lines.push(("Page objects", format!("{objects}, {}, as of TXID {txid}", BinaryBytes(*bytes))));
+        }
+        if self.claims > 0 {
+            let count = self.claims;
+            lines.push(("Folding", format!("{count} claims: a program is at work, or was cut off and waits to go on")));
+        }
         if self.foreign_objects > 0 {
             lines.push((
                 "Others",

@@ -89,6 +89,7 @@ struct Removed {
     done: bool,
     objects: usize,
     bytes: u64,
+    page_objects: u64,
     levels: Vec<Shelf>,
     foreign_objects: Vec<String>,
 }
@@ -103,6 +104,7 @@ impl Removed {
             done: false,
             objects: removal.count(),
             bytes: removal.bytes(),
+            page_objects: removal.pages.count,
             levels: Shelf::of_all(&entries),
             foreign_objects: removal.foreign.clone(),
         }
@@ -124,6 +126,9 @@ impl Report for Removed {
                     "This would remove {database}: {objects} objects, {bytes}. Nothing of it could be restored."
                 )?;
             }
+        }
+        if self.page_objects > 0 {
+            writeln!(to, "{} of them are page objects.", self.page_objects)?;
         }
         if !self.foreign_objects.is_empty() {
             let count = self.foreign_objects.len();

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use bottomless_history::{
-    DatabaseId, Entry, History, Listing, MergeOptions, PlanError, Policy, RestorePoint, Shortened, parse_interval,
-    parse_time,
+    DatabaseId, Entry, History, Layout, Listing, MergeOptions, PlanError, Policy, RestorePoint, Shortened,
+    parse_interval, parse_time,
 };
 use bottomless_store::Object;
 use indicatif::BinaryBytes;
@@ -39,7 +39,7 @@ pub(super) async fn run(common: &Common, age: Duration, yes: bool, output: Outpu
     let going: Vec<Entry> =
         history.replaced(&policy).await?.into_iter().flat_map(|replaced| replaced.objects).collect();
     let oldest = oldest_without(&history, &listing, &going).await?;
-    let mut shown = Older::new(Place::from(&location), history.id(), &going, oldest);
+    let mut shown = Older::new(Place::from(&location), (history.id(), listing.layout()), &going, oldest);
     if yes && !going.is_empty() {
         let left = OnCancel::new(|| "what is deleted is replaced by others; the same command goes on".to_owned());
         let shortened = history.shorten(&policy, &MergeOptions::new(std::env::temp_dir())).await;
@@ -71,6 +71,7 @@ struct Older {
     #[serde(flatten)]
     place: Place,
     database: String,
+    layout: String,
     done: bool,
     objects: usize,
     bytes: u64,
@@ -87,12 +88,13 @@ struct Point {
 }
 
 impl Older {
-    fn new(place: Place, id: &DatabaseId, going: &[Entry], oldest: Option<RestorePoint>) -> Self {
+    fn new(place: Place, (id, layout): (&DatabaseId, Layout), going: &[Entry], oldest: Option<RestorePoint>) -> Self {
         let mut entries = going.to_vec();
         entries.sort_by_key(|entry| entry.name);
         Self {
             place,
             database: id.to_string(),
+            layout: layout.to_string(),
             done: false,
             objects: going.len(),
             bytes: going.iter().map(|entry| entry.size).sum(),
@@ -106,6 +108,14 @@ impl Older {
 impl Report for Older {
     fn write_text(&self, to: &mut dyn Write) -> io::Result<()> {
         let Self { database, objects, .. } = self;
+        if *objects == 0 && !self.done && self.layout == "pages" {
+            return writeln!(
+                to,
+                "Nothing of {database} can go: it has layout pages, where page objects stand for all that is folded into them. What \
+                 they replace goes when it is older than the fence window, and what is not folded yet stays \
+                 (bottomless-cli compact folds it)."
+            );
+        }
         if *objects == 0 && !self.done {
             return writeln!(
                 to,
