@@ -46,6 +46,8 @@ pub struct Compacted {
     pub made: Vec<Merged>,
     /// What was deleted.
     pub shortened: Shortened,
+    /// Where it is [`Layout::Pages`] nothing is merged.
+    pub layout: Layout,
     /// When the next object is due if nothing is committed until then, by the store's clock; `None` when there is nothing to
     /// merge.
     pub next: Option<SystemTime>,
@@ -129,7 +131,7 @@ impl History {
         loop {
             let now = self.time(&listing).await;
             let Some(name) = listing.next(policy, scope, now) else {
-                if !is_cut {
+                if !is_cut || listing.layout() == Layout::Pages {
                     break;
                 }
                 (listing, is_cut) = self.list_end().await?;
@@ -159,7 +161,7 @@ impl History {
         let replaces = |merged: &Merged| merged.entry.name.level.get() > 1;
         let deletes = scope != Scope::Due || made.is_empty() || made.iter().any(replaces);
         let shortened = if deletes { self.shorten(policy, options).await? } else { Shortened::default() };
-        Ok(Compacted { next: listing.due_at(policy), made, shortened })
+        Ok(Compacted { layout: listing.layout(), next: listing.due_at(policy), made, shortened })
     }
 
     /// Deletes what is replaced and older than the policy and the fence window ask for. Each object that replaces others is

@@ -30,9 +30,10 @@ use std::fmt;
 use crate::{Entry, Level, Listing};
 
 /// How the base of a database is kept in the bucket: what a restore begins with. The log is the same in both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Layout {
     /// Objects that hold many pages: snapshots and compacted runs.
+    #[default]
     Ltx,
     /// An object for each page.
     Pages,
