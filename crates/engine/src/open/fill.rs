@@ -56,6 +56,11 @@ impl Database {
             "the local file lost writes in a crash; it is restored from the bucket, at transaction {}",
             upto.unwrap_or(listing.last_txid())
         );
+        self.restore_anew(host, listing, upto)
+    }
+
+    /// Replaces a local file, which is kept aside.
+    pub(super) fn restore_anew(&self, host: &dyn Host, listing: &Listing, upto: Option<Txid>) -> Result<()> {
         let (path, restored) = self.restore(listing, None, upto)?;
         host.with_exclusive_lock(&mut |_| {
             self.keep_aside()?;

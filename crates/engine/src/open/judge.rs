@@ -84,7 +84,10 @@ pub(super) enum Verdict {
 enum Then {
     Nothing,
     CatchUp(Position),
+    /// A crash has torn it.
     Refill(Option<Txid>),
+    /// Nothing proves that the bucket goes on from it.
+    Anew,
     /// A crash has torn the first transaction.
     StartOver,
     /// As that, where the local file holds nothing that is not in the bucket.
@@ -142,6 +145,7 @@ impl Database {
             Then::CatchUp(from) => self.catch_up(host, &listing, from)?,
             Then::Replace => self.replace_free(host, &listing)?,
             Then::Refill(upto) => self.refill(host, &listing, upto)?,
+            Then::Anew => self.restore_anew(host, &listing, None)?,
             Then::StartOver => {
                 self.start_over(host)?;
                 self.synchronize_empty(host, record.as_ref(), None)?;
@@ -274,7 +278,7 @@ impl Database {
                      they continue it; it is restored from the bucket, at transaction {last}",
                     position.txid
                 );
-                Ok(Then::Refill(None))
+                Ok(Then::Anew)
             }
             Verdict::Changed(pages) => {
                 tracing::warn!(
