@@ -6,7 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use bottomless_history::{DatabaseId, Policy};
+use bottomless_history::{DatabaseId, Layout, Policy};
 use bottomless_store::{Endpoint, Location};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -42,12 +42,17 @@ pub struct Config {
     pub database_id: DatabaseId,
     /// The policy for a conflict at open.
     pub initial_replication: InitialReplication,
+    /// How the base of the database is kept in the bucket. None: as the bucket has it, and as [`Layout::Ltx`] where it has
+    /// nothing.
+    pub layout: Option<Layout>,
     /// Whether fencing stands on conditional writes.
     pub fencing: Fencing,
     /// How long a commit may wait for the store.
     pub timeout: Duration,
-    /// How this process keeps the history small in the background; None if it does not.
-    pub compaction: Option<Policy>,
+    /// Whether this process keeps the history small in the background.
+    pub compaction: bool,
+    /// How often that is done, and for how long is kept.
+    pub policy: Policy,
 }
 
 const PREFIX: &str = "LIBSQL_BOTTOMLESS_";
@@ -151,12 +156,11 @@ impl Config {
                     ("skip", InitialReplication::Skip),
                 ],
             )?,
-            fencing: {
-                choice(source, "LAYOUT", (), &[("ltx", ())])?;
-                choice(source, "FENCING", Fencing::On, &[("on", Fencing::On), ("off", Fencing::Off)])?
-            },
+            layout: choice(source, "LAYOUT", None, &[("ltx", Some(Layout::Ltx)), ("pages", Some(Layout::Pages))])?,
+            fencing: choice(source, "FENCING", Fencing::On, &[("on", Fencing::On), ("off", Fencing::Off)])?,
             timeout: timeout(source)?,
-            compaction: compaction::read(source)?,
+            compaction: compaction::is_on(source)?,
+            policy: policy(source)?,
         })
     }
 }
@@ -284,6 +288,7 @@ mod tests {
         assert_eq!(config.location.to_string(), "http://localhost:9000/libsql");
         assert_eq!(config.database_id.to_string(), "test.db");
         assert_eq!(config.initial_replication, InitialReplication::Error);
+        assert_eq!(config.layout, None, "as the bucket has it");
         assert_eq!(config.fencing, Fencing::On);
         assert_eq!(config.timeout, Duration::from_secs(30));
     }
@@ -319,6 +324,16 @@ mod tests {
         }
         let error = read(&[], &[("fencing", "no")]).unwrap_err().to_string();
         assert!(error.contains("URI parameter fencing") && error.contains("on or off"), "{error}");
+    }
+
+    #[test]
+    fn the_layout_is_one_of_two() {
+        let layout = |value| read(&[("LIBSQL_BOTTOMLESS_LAYOUT", value)], &[]).unwrap().layout;
+        assert_eq!(["ltx", "pages", ""].map(layout), [Some(Layout::Ltx), Some(Layout::Pages), None]);
+        let config = read(&[("LIBSQL_BOTTOMLESS_LAYOUT", "ltx")], &[("layout", "pages")]).unwrap();
+        assert_eq!(config.layout, Some(Layout::Pages), "the parameter wins");
+        let error = read(&[], &[("layout", "page")]).unwrap_err().to_string();
+        assert!(error.contains("URI parameter layout") && error.contains("ltx or pages"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bottomless_history::{History, HistoryError, Listing, Moment};
+use bottomless_history::{History, HistoryError, Layout, Listing, Moment};
 use bottomless_ltx::{Checksum, Header, PageNumber, RunningChecksum, Txid};
 use bottomless_points::{Point, reach};
 use bottomless_store::{Body, Bucket};
@@ -41,14 +41,9 @@ pub struct Database {
     /// Which file the main file is, from the time on when there is one.
     inode: OnceLock<u64>,
     foreign_end: Mutex<Option<ForeignEnd>>,
-    compaction: Option<Compaction>,
-}
-
-/// What a database has where compaction is on.
-#[derive(Debug)]
-struct Compaction {
     upkeep: Arc<Upkeep>,
-    copies: LogCopies,
+    /// Where compaction is on.
+    copies: Option<LogCopies>,
 }
 
 impl std::fmt::Debug for Process {
@@ -104,15 +99,12 @@ impl Database {
         p: Arc<Process>,
     ) -> Self {
         let identity = identity(&config);
-        let compaction = config.compaction.map(|policy| Compaction {
-            upkeep: Arc::new(Upkeep::new((path.to_owned(), identity), origin, policy, &config)),
-            copies: LogCopies::new(path, identity),
-        });
         Self {
             path: path.to_owned(),
             wal_path: wal_of(path),
             identity,
-            compaction,
+            upkeep: Arc::new(Upkeep::new((path.to_owned(), identity), origin, &config)),
+            copies: config.compaction.then(|| LogCopies::new(path, identity)),
             config,
             history,
             state,
@@ -253,9 +245,7 @@ impl Database {
         // Where the end was not listed nothing may be claimed.
         let last = if listing.shows_end() { listing.last_txid() } else { Txid::new(u64::MAX) };
         self.contacts().listed(last, sent);
-        if let Some(upkeep) = self.upkeep() {
-            upkeep.listed(listing);
-        }
+        self.upkeep.listed(listing);
         Ok(())
     }
 
@@ -267,20 +257,40 @@ impl Database {
     ///
     /// With `main`, pages of a snapshot that this machine has are not downloaded.
     pub fn compact_in_background(&self, long: u64, main: Option<Arc<dyn OpenMain>>) {
-        if let Some(upkeep) = self.upkeep() {
-            upkeep.read_pages_of(main);
-            self.process.background().serve(upkeep, long);
+        self.upkeep.read_pages_of(main);
+        if self.config.compaction {
+            self.process.background().serve(&self.upkeep, long);
         }
     }
 
-    pub(crate) fn upkeep(&self) -> Option<&Arc<Upkeep>> {
-        self.compaction.as_ref().map(|compaction| &compaction.upkeep)
+    /// Brings the bucket into shape now, and waits for it, also where compaction is off. In the layout of pages, each page
+    /// object then holds what it held after the last commit, or a later one; else what is due is merged.
+    ///
+    /// Takes no lock of SQLite's, and may be called within a transaction, of which it sees nothing.
+    ///
+    /// # Errors
+    /// When the store can't be reached or refuses, and when another machine, or another process of this one, is at work.
+    pub fn flush(&self) -> Result<()> {
+        if !self.is_of_this_process() {
+            let text = format!("{}: the connection was opened before a fork(); open another", self.name());
+            return Err(Error::new(ErrorKind::Busy, text));
+        }
+        self.process.background().flush(&self.upkeep, self.record()?.position.txid)
+    }
+
+    pub(crate) fn upkeep(&self) -> &Arc<Upkeep> {
+        &self.upkeep
+    }
+
+    /// How the bucket has the database, or will have it.
+    pub(crate) fn layout(&self) -> Layout {
+        self.upkeep.layout()
     }
 
     /// The object of a transaction is in the bucket: compaction need not download it.
     pub(crate) fn keep_copy(&self, txid: Txid, e_tag: Option<&str>, body: &Body) {
-        if let Some(compaction) = &self.compaction {
-            compaction.copies.keep(txid, e_tag, body);
+        if let Some(copies) = &self.copies {
+            copies.keep(txid, e_tag, body);
         }
     }
 
@@ -420,9 +430,7 @@ impl Database {
         record.main_inode = self.note_inode();
         self.state.write(&record)?;
         reach(Point::ConfirmRecorded);
-        if let Some(upkeep) = self.upkeep() {
-            upkeep.news();
-        }
+        self.upkeep.committed(landed.position.txid);
         Ok(())
     }
 
@@ -616,9 +624,6 @@ impl Drop for Database {
         if !self.process.is_current() {
             return;
         }
-        if let Some(upkeep) = self.upkeep() {
-            upkeep.close();
-        }
         let close = || {
             // Another process that has it open will do it.
             if !self.state.try_lock_exclusive()? {
@@ -639,6 +644,12 @@ impl Drop for Database {
         if let Err::<(), io::Error>(error) = close() {
             tracing::warn!("{}: the local state could not be written: {error}", self.state_path().display());
         }
+        // Others of this machine need not wait for what comes.
+        if let Err(error) = self.state.unlock() {
+            tracing::warn!("{}: {error}", self.state_path().display());
+        }
+        self.upkeep.finish();
+        self.upkeep.close();
     }
 }
 

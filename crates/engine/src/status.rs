@@ -20,7 +20,8 @@ struct Status<'a> {
     endpoint: String,
     bucket: &'a str,
     database_id: &'a str,
-    layout: &'static str,
+    /// As the bucket has the database, or will have it; null where a connection to the past did not have to ask.
+    layout: Option<String>,
     fencing: &'static str,
     /// The last transaction that both the bucket and the local database hold; 0 before the first.
     txid: u64,
@@ -79,7 +80,7 @@ impl<'a> Status<'a> {
             endpoint: config.location.endpoint.to_string(),
             bucket: &config.location.bucket,
             database_id: config.database_id.as_str(),
-            layout: "ltx",
+            layout: None,
             fencing: match config.fencing {
                 Fencing::On => "on",
                 Fencing::Off => "off",
@@ -124,7 +125,8 @@ impl Past {
         let past =
             AsItWas { time: rfc3339(self.time()), file: self.file().display().to_string(), read_only: self.advice() };
         let status = Status::new(self.path(), self.config(), self.position(), counters);
-        Status { page_size: page_size.get(), size_in_pages, past: Some(past), ..status }.to_json()
+        let layout = self.layout().map(|layout| layout.to_string());
+        Status { layout, page_size: page_size.get(), size_in_pages, past: Some(past), ..status }.to_json()
     }
 }
 
@@ -135,15 +137,16 @@ impl Database {
     /// When the local state can't be read.
     pub fn status(&self) -> Result<String> {
         let record = self.record()?;
-        let progress = self.upkeep().map(|upkeep| upkeep.progress()).unwrap_or_default();
+        let progress = self.upkeep().progress();
         let status = Status::new(self.path(), self.config(), record.position, self.bucket().counters());
         let status = Status {
+            layout: Some(self.layout().to_string()),
             page_size: record.page_size.map_or(0, bottomless_ltx::PageSize::get),
             size_in_pages: record.size_in_pages,
             fenced: self.is_fenced(),
             unsettled: record.intent.is_some(),
             last_error: self.last_error(),
-            compaction: if self.upkeep().is_some() { "on" } else { "off" },
+            compaction: if self.config().compaction { "on" } else { "off" },
             last_compaction: progress.last.map(rfc3339),
             compacted_txid: progress.txid.get(),
             compaction_error: progress.last_error,

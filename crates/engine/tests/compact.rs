@@ -24,7 +24,7 @@ fn policy(levels: [u64; 3]) -> Policy {
 
 fn session(store: &Arc<FaultStore>, levels: [u64; 3], seed: u64) -> Session {
     let mut session = Session::new(store, PATIENT, seed);
-    session.config.compaction = Some(policy(levels));
+    (session.config.compaction, session.config.policy) = (true, policy(levels));
     session
 }
 
@@ -88,13 +88,13 @@ fn what_is_committed_is_merged_and_nothing_of_it_downloaded_but_what_is_read_bac
 fn a_long_log_is_compacted_before_the_database_is_opened() {
     let store = store();
     let mut session = session(&store, [24 * 3_600_000; 3], 2);
-    session.config.compaction = None;
+    session.config.compaction = false;
     session.open().unwrap();
     for _ in 0..30 {
         commit(&mut session, Edit::Overwrite);
     }
     session.close();
-    session.config.compaction = Some(policy([1, 3_600_000, 3_600_000]));
+    (session.config.compaction, session.config.policy) = (true, policy([1, 3_600_000, 3_600_000]));
     session.open().unwrap();
     // Without the first, which stays in the log until there is a snapshot.
     session.db().compact_in_background(29, None);
@@ -158,7 +158,7 @@ fn who_only_reads_starts_nothing_and_with_compaction_off_nothing_is_copied() {
     assert!(file(&session, "log").exists());
     session.close();
     fs::remove_file(file(&session, "log")).unwrap();
-    session.config.compaction = None;
+    session.config.compaction = false;
     session.open().unwrap();
     session.db().compact_in_background(0, None);
     commit(&mut session, Edit::Overwrite);
@@ -199,7 +199,8 @@ fn downloaded(seed: u64, reads_main: bool, damage: impl FnOnce(&Session)) -> (u6
     const SHORT: Duration = Duration::from_millis(1);
     let store = store();
     let mut session = session(&store, [1; 3], seed);
-    session.config.compaction = Some(Policy { levels: [SHORT; 3], snapshot: SHORT, retention: NEVER });
+    session.config.compaction = true;
+    session.config.policy = Policy { levels: [SHORT; 3], snapshot: SHORT, retention: NEVER };
     session.open().unwrap();
     let first = Image::first(&mut session.random, 3000);
     assert!(matches!(session.write(first, End::Commit), Told::Committed));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bottomless_engine::ErrorKind;
-use bottomless_history::Settings;
+use bottomless_history::{Layout, Settings};
 use common::host::{FakeHost, Lone};
 use common::oracle::block_on;
 use common::session::{HASTY, PATIENT};
@@ -59,8 +59,8 @@ fn within_the_window_a_commit_is_one_request_and_behind_it_three() {
 #[derive(Clone, Copy, Debug)]
 struct Meanwhile {
     commits: u64,
-    /// It merges all up to this many transactions before its last.
-    snapshot: Option<u64>,
+    /// It merges all up to this many transactions before its last, into a base of this layout.
+    base: Option<(u64, Layout)>,
     /// And deletes the log up to this many transactions before the merged end.
     delete: Option<u64>,
 }
@@ -69,11 +69,12 @@ impl Meanwhile {
     fn all() -> Vec<Self> {
         let mut all = Vec::new();
         for commits in 1..=3 {
-            all.push(Self { commits, snapshot: None, delete: None });
-            for snapshot in 0..commits {
-                all.push(Self { commits, snapshot: Some(snapshot), delete: None });
-                for delete in 0..commits - snapshot {
-                    all.push(Self { commits, snapshot: Some(snapshot), delete: Some(delete) });
+            all.push(Self { commits, base: None, delete: None });
+            for (left, layout) in (0..commits).flat_map(|left| LAYOUTS.map(|layout| (left, layout))) {
+                let base = Some((left, layout));
+                all.push(Self { commits, base, delete: None });
+                for delete in 0..commits - left {
+                    all.push(Self { commits, base, delete: Some(delete) });
                 }
             }
         }
@@ -84,9 +85,9 @@ impl Meanwhile {
         for _ in 0..self.commits {
             commit(b, Edit::Overwrite);
         }
-        let Some(snapshot) = self.snapshot else { return };
-        let merged = b.txid() - snapshot;
-        b.oracle.snapshot(merged);
+        let Some((left, layout)) = self.base else { return };
+        let merged = b.txid() - left;
+        b.oracle.base(layout, merged);
         if let Some(delete) = self.delete {
             b.oracle.delete_log(merged - delete);
         }
@@ -211,7 +212,7 @@ fn an_open_outcome_before_a_long_log_is_fenced_in_two_lists() {
 
 #[test]
 fn what_others_have_built_on_stands() {
-    for merged in [false, true] {
+    for merged in [None, Some(Layout::Ltx), Some(Layout::Pages)] {
         let (mut a, mut b) = two(Some(PASSED), PATIENT, 4);
         a.close();
         a.open_anew().unwrap();
@@ -221,10 +222,9 @@ fn what_others_have_built_on_stands() {
         b.close();
         b.open_anew().unwrap();
         assert_eq!(a.local, b.local);
-        if merged {
-            b.oracle.snapshot(b.txid());
-        } else {
-            commit(&mut b, Edit::Overwrite);
+        match merged {
+            Some(layout) => b.oracle.base(layout, b.txid()),
+            None => commit(&mut b, Edit::Overwrite),
         }
         let last = b.oracle.last();
         a.crash();

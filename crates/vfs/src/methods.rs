@@ -10,7 +10,7 @@ use libsqlite3_sys as ffi;
 use crate::api;
 use crate::connection::{self, Connection};
 use crate::guard::guard;
-use crate::pragma::{self, Answer};
+use crate::pragma::{self, Answer, Pragma};
 use crate::real::RealFile;
 
 /// A connection as its files share it.
@@ -298,7 +298,7 @@ unsafe extern "C" fn file_control(file: *mut ffi::sqlite3_file, operation: c_int
                 ffi::SQLITE_FCNTL_SIZE_HINT => lock(shared).hint_size(),
                 ffi::SQLITE_FCNTL_PRAGMA => {
                     // SAFETY: SQLite passes an array of strings.
-                    if let Some(code) = unsafe { answer_pragma(argument.cast(), || lock(shared).database().status()) } {
+                    if let Some(code) = unsafe { answer_pragma(argument.cast(), |pragma| run(pragma, shared)) } {
                         return code;
                     }
                     Ok(())
@@ -318,13 +318,22 @@ unsafe extern "C" fn file_control(file: *mut ffi::sqlite3_file, operation: c_int
     })
 }
 
+/// What a connection answers to a pragma.
+fn run(pragma: Pragma, shared: &Shared) -> bottomless_engine::Result<String> {
+    let database = lock(shared).database();
+    match pragma {
+        Pragma::Status => database.status(),
+        Pragma::Flush => database.flush().map(|()| "ok".to_owned()),
+    }
+}
+
 /// Answers `PRAGMA bottomless_…`; None for another pragma.
 ///
 /// # Safety
 /// `strings` is the array of `SQLITE_FCNTL_PRAGMA`: a place for the answer, the name, the argument.
 pub(crate) unsafe fn answer_pragma(
     strings: *mut *mut c_char,
-    status: impl FnOnce() -> bottomless_engine::Result<String>,
+    run: impl FnOnce(Pragma) -> bottomless_engine::Result<String>,
 ) -> Option<c_int> {
     // SAFETY: the name is the second string.
     let place = unsafe { strings.add(1) };
@@ -335,7 +344,7 @@ pub(crate) unsafe fn answer_pragma(
     }
     // SAFETY: it is a string.
     let name = unsafe { CStr::from_ptr(name) }.to_str().ok()?;
-    let (code, text) = match pragma::answer(name, status) {
+    let (code, text) = match pragma::answer(name, run) {
         Answer::NotOurs => return None,
         Answer::Row(text) => (ffi::SQLITE_OK, text),
         Answer::Error(text) => (ffi::SQLITE_ERROR, text),

@@ -6,12 +6,13 @@
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
-use bottomless_engine::Past;
+use bottomless_engine::{Error, ErrorKind, Past};
 use libsqlite3_sys as ffi;
 
 use crate::api::FileName;
 use crate::guard::guard;
 use crate::methods::{Placed, ShimFile, answer_pragma, forward, prefix_name, real_of};
+use crate::pragma::Pragma;
 
 /// What the file needs as long as it is open.
 struct Opened {
@@ -46,6 +47,14 @@ unsafe fn past_of<'a>(file: *mut ffi::sqlite3_file) -> &'a Past {
     let opened = unsafe { (*file.cast::<PastFile>()).opened };
     // SAFETY: `become_past` put it there, and only `close` takes it away.
     &unsafe { &*opened }.past
+}
+
+/// What a connection that shows the past answers to a pragma.
+fn run(pragma: Pragma, past: &Past) -> bottomless_engine::Result<String> {
+    match pragma {
+        Pragma::Status => Ok(past.status()),
+        Pragma::Flush => Err(Error::new(ErrorKind::Configuration, past.advice())),
+    }
 }
 
 unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
@@ -101,7 +110,7 @@ unsafe extern "C" fn file_control(file: *mut ffi::sqlite3_file, operation: c_int
             // SAFETY: the file is of this kind and open.
             let past = unsafe { past_of(file) };
             // SAFETY: SQLite passes an array of strings.
-            if let Some(code) = unsafe { answer_pragma(argument.cast(), || Ok(past.status())) } {
+            if let Some(code) = unsafe { answer_pragma(argument.cast(), |pragma| run(pragma, past)) } {
                 return code;
             }
         }

@@ -15,15 +15,29 @@ pub(crate) enum Answer {
 
 const PREFIX: &str = "bottomless_";
 
+/// A pragma of ours that gives an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pragma {
+    /// How the database stands, as JSON.
+    Status,
+    /// Brings the bucket into shape now; `ok` when that is done.
+    Flush,
+}
+
 /// Answers a pragma by its name, which SQLite does not distinguish by case.
-pub(crate) fn answer(name: &str, status: impl FnOnce() -> Result<String>) -> Answer {
+pub(crate) fn answer(name: &str, run: impl FnOnce(Pragma) -> Result<String>) -> Answer {
     let name = name.to_ascii_lowercase();
-    match name.strip_prefix(PREFIX) {
-        None => Answer::NotOurs,
-        Some("status") => match status() {
-            Ok(status) => Answer::Row(status),
-            Err(error) => Answer::Error(error.to_string()),
-        },
-        Some(_) => Answer::Error(format!("there is no pragma {name}; bottomless has bottomless_status")),
+    let pragma = match name.strip_prefix(PREFIX) {
+        None => return Answer::NotOurs,
+        Some("status") => Pragma::Status,
+        Some("flush") => Pragma::Flush,
+        Some(_) => {
+            let text = format!("there is no pragma {name}; bottomless has bottomless_status and bottomless_flush");
+            return Answer::Error(text);
+        }
+    };
+    match run(pragma) {
+        Ok(text) => Answer::Row(text),
+        Err(error) => Answer::Error(error.to_string()),
     }
 }

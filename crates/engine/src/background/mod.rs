@@ -8,6 +8,9 @@
 //! The thread sleeps until something can be due. It lists a bucket only if this machine has committed since the last pass
 //! over that database, when the listing of an open has shown that something is left to do, or at the times at which what
 //! was committed last comes to the higher levels.
+//!
+//! Where each page is an object of its own, a pass folds the log into them. Then the close of the last connection of a process
+//! waits for a pass, and so does `PRAGMA bottomless_flush`, in whatever layout ([`Waiter`]).
 
 mod lock;
 mod pages;
@@ -15,15 +18,19 @@ mod pass;
 mod schedule;
 mod thread;
 mod upkeep;
+mod waiter;
 
 use std::io;
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use bottomless_ltx::Txid;
 use tokio::sync::mpsc::UnboundedSender;
 
-use upkeep::Orders;
+use crate::error::{Error, Result};
+use upkeep::{Orders, Served};
 pub(crate) use upkeep::{Origin, Upkeep};
+use waiter::{Purpose, Waiter};
 
 /// With more transactions than this that no object above the log holds, an open waits for their compaction: programs that
 /// live shorter than the interval of level 1 would never come to it. A listing shows a thousand objects in one request, and
@@ -35,12 +42,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// What the thread is told.
 enum Order {
-    /// Serve this database from now on.
-    Serve(std::sync::Arc<Upkeep>),
+    /// Serve this database from now on, in this way.
+    Serve(std::sync::Arc<Upkeep>, Served),
     /// There is something new.
     News(u64),
-    /// Look now, whatever the time is. The sender is dropped when that is done.
-    Now(u64, mpsc::Sender<()>),
+    /// Look now, whatever the time is.
+    Now(u64, Waiter),
     /// It is closed.
     Closed(u64),
 }
@@ -72,7 +79,7 @@ impl Background {
                 return;
             }
         };
-        if !upkeep.begin(Orders(orders)) {
+        if !upkeep.begin(Orders(orders), Served::InBackground) {
             return;
         }
         let left = upkeep.left_to_compact();
@@ -81,8 +88,27 @@ impl Background {
         }
         let database = upkeep.path.display();
         tracing::info!(%database, "{left} transactions are compacted before the database is opened");
-        if !upkeep.now_within(LONGEST_WAIT) {
-            tracing::info!(%database, "compaction goes on in the background");
+        let (waiter, answer) = Waiter::new(Purpose::Open, Txid::ZERO, upkeep.patience);
+        upkeep.look_now(waiter);
+        match answer.recv_timeout(LONGEST_WAIT) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::warn!(%database, "compaction has failed, and is tried again: {error}"),
+            None => tracing::info!(%database, "compaction goes on in the background"),
         }
+    }
+
+    /// Waits for a pass over the database, which must come as far as the transaction `at_least`.
+    ///
+    /// # Errors
+    /// When the pass fails, or can't be made.
+    pub(crate) fn flush(&self, upkeep: &std::sync::Arc<Upkeep>, at_least: Txid) -> Result<()> {
+        let database = upkeep.path.display();
+        let orders = self.orders();
+        let orders =
+            orders.map_err(|error| Error::disk(format_args!("{database}: no thread can be started"), &error))?;
+        upkeep.begin(Orders(orders), Served::OnDemand);
+        let (waiter, answer) = Waiter::new(Purpose::Flush, at_least, upkeep.patience);
+        upkeep.look_now(waiter);
+        answer.recv().map_err(|error| error.context(database))
     }
 }

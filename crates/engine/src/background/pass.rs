@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bottomless_history::{History, Level, MergeOptions, Scope};
+use bottomless_history::{FoldOptions, History, Layout, Level, MergeOptions, Scope};
 use bottomless_ltx::Txid;
 use bottomless_store::Bucket;
 
@@ -13,22 +13,31 @@ use super::upkeep::Upkeep;
 use crate::clock::milliseconds;
 use crate::copies::LocalCopies;
 use crate::error::{Error, Result};
-use crate::state::{Glance, PassNote};
+use crate::state::{Glance, PassNote, machine_number};
 
 /// Requests at the same time: the program's own must have room.
 const REQUESTS: usize = 8;
 
 /// How a pass ended.
 pub(super) enum Passed {
-    Done {
-        note: PassNote,
-        /// After this time something is due of what is there; none: as far as is known, nothing.
-        due_after: Option<Duration>,
-        /// Why what is replaced could not be deleted.
-        refused: Option<Error>,
-    },
-    /// Another process looks after it, or has just done so: look again after this time.
+    Done(Done),
+    /// Another process has just looked after it: look again after this time.
     Wait(Duration),
+    /// Another process does so now: look again after this time.
+    Busy(Duration),
+}
+
+/// What a pass has done.
+pub(super) struct Done {
+    pub(super) note: PassNote,
+    /// After this time something is due of what is there; none: as far as is known, nothing.
+    pub(super) due_after: Option<Duration>,
+    /// Why what is replaced could not be deleted.
+    pub(super) refused: Option<Error>,
+    /// Up to which transaction the page objects are, where there are any.
+    pub(super) folded_to: Option<Txid>,
+    /// After this time there is something to fold that could not be folded now.
+    pub(super) wait: Option<Duration>,
 }
 
 /// Why a pass is made.
@@ -46,7 +55,7 @@ pub(super) async fn pass(upkeep: &Upkeep, bucket: Bucket, turn: Turn) -> Result<
     let disk = |error: std::io::Error| Error::disk(format_args!("{}: compaction", path.display()), &error);
     let level1 = upkeep.policy.levels[0];
     let Some(_lock) = CompactionLock::try_take(path).map_err(disk)? else {
-        return Ok(Passed::Wait(level1));
+        return Ok(Passed::Busy(level1));
     };
     let glance = Glance::take(path, upkeep.identity).map_err(disk)?;
     let position = glance.map_or(Txid::ZERO, |glance| glance.position);
@@ -72,17 +81,84 @@ pub(super) async fn pass(upkeep: &Upkeep, bucket: Bucket, turn: Turn) -> Result<
     }
     options.copies = Some(Arc::clone(&copies) as _);
     options.pages = upkeep.pages();
-    let compacted = history.compact(&upkeep.policy, Scope::Due, &options).await?;
-    let note = PassNote { identity: upkeep.identity, at_ms: now_ms, txid: position };
-    if let Err(error) = note.leave(path) {
-        tracing::debug!(database = %path.display(), "the local state could not be written: {error}");
+    let work = Work {
+        upkeep,
+        history,
+        copies,
+        options,
+        note: PassNote { identity: upkeep.identity, at_ms: now_ms, txid: position },
+    };
+    if upkeep.layout() == Layout::Ltx
+        && let Some(done) = work.compact().await?
+    {
+        return Ok(Passed::Done(done));
     }
-    let made = || compacted.made.iter().map(|merged| merged.entry.name);
-    let above = |level| made().filter(move |name| name.level > level).map(|name| name.max).max().unwrap_or_default();
-    copies.release(above);
-    upkeep.passed(above(Level::LOG));
-    let refused = compacted.shortened.refused.map(Error::from);
-    // The store's clock may not be ours: when the thread looks too early, it looks again.
-    let due_after = compacted.next.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
-    Ok(Passed::Done { note, due_after, refused })
+    let machine = machine_number(path, upkeep.identity).map_err(disk)?;
+    work.fold(machine).await.map(Passed::Done)
+}
+
+/// A pass with all that it needs.
+struct Work<'a> {
+    upkeep: &'a Upkeep,
+    history: History,
+    copies: Arc<LocalCopies>,
+    options: MergeOptions,
+    note: PassNote,
+}
+
+impl Work<'_> {
+    /// None where another machine has begun to fold.
+    async fn compact(&self) -> Result<Option<Done>> {
+        let compacted = self.history.compact(&self.upkeep.policy, Scope::Due, &self.options).await?;
+        self.upkeep.saw_layout(compacted.layout);
+        if compacted.layout == Layout::Pages {
+            return Ok(None);
+        }
+        self.leave_note();
+        let made = || compacted.made.iter().map(|merged| merged.entry.name);
+        let above =
+            |level| made().filter(move |name| name.level > level).map(|name| name.max).max().unwrap_or_default();
+        self.copies.release(above);
+        self.upkeep.passed(above(Level::LOG));
+        let refused = compacted.shortened.refused.map(Error::from);
+        // The store's clock may not be ours: when the thread looks too early, it looks again.
+        let due_after = compacted.next.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+        Ok(Some(Done { note: self.note, due_after, refused, folded_to: None, wait: None }))
+    }
+
+    async fn fold(&self, machine: u64) -> Result<Done> {
+        let options = FoldOptions { merge: self.options.clone(), machine, is_fenced: self.upkeep.is_fenced };
+        let mut folded = self.history.fold(&options).await?;
+        // Of a long log it does a part.
+        while folded.wait.is_some_and(|wait| wait.is_zero()) {
+            let before = folded.to;
+            folded = self.history.fold(&options).await?;
+            if folded.to <= before {
+                break;
+            }
+        }
+        self.leave_note();
+        // What is folded and has no marker yet is read once more.
+        self.copies.release(|_| folded.txid);
+        self.upkeep.passed(folded.txid);
+        self.upkeep.folded(folded.to);
+        tracing::debug!(
+            database = %self.upkeep.path.display(),
+            to = %folded.to,
+            marker = %folded.txid,
+            "{} page objects written, {} equal, {} removed",
+            folded.written,
+            folded.equal,
+            folded.removed
+        );
+        let refused = folded.shortened.refused.map(Error::from);
+        Ok(Done { note: self.note, due_after: None, refused, folded_to: Some(folded.to), wait: folded.wait })
+    }
+
+    fn leave_note(&self) {
+        let path = &self.upkeep.path;
+        if let Err(error) = self.note.leave(path) {
+            tracing::debug!(database = %path.display(), "the local state could not be written: {error}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bottomless_history::Policy;
+use bottomless_history::{Layout, Policy};
 use tokio::time::Instant;
 
 /// A database that is not served because of failures is tried again at least this often.
@@ -21,6 +21,8 @@ pub(super) struct Schedule {
     /// When what was committed last comes to the higher levels, and what it replaces can go, counted from the pass that saw
     /// it first. In ascending order.
     later: Vec<Duration>,
+    /// Nothing is due but what somebody waits for.
+    is_on_demand: bool,
     /// When to look next; none while nothing can be due.
     pub(super) due: Option<Instant>,
     /// When the last pass began that had something new to see.
@@ -30,20 +32,29 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn new(policy: &Policy) -> Self {
+    pub(super) fn new(policy: &Policy, layout: Layout) -> Self {
         let [level1, level2, level3] = policy.levels;
         let kept = policy.retention.max(FENCE_WINDOW);
-        let mut later = vec![
-            level2,
-            level3,
-            level3 + FENCE_WINDOW,
-            policy.snapshot,
-            kept + FENCE_WINDOW,
-            policy.snapshot + kept,
-            policy.snapshot + kept + FENCE_WINDOW,
-        ];
+        let mut later = match layout {
+            Layout::Ltx => vec![
+                level2,
+                level3,
+                level3 + FENCE_WINDOW,
+                policy.snapshot,
+                kept + FENCE_WINDOW,
+                policy.snapshot + kept,
+                policy.snapshot + kept + FENCE_WINDOW,
+            ],
+            // What is folded goes when nobody needs it as evidence any more.
+            Layout::Pages => vec![FENCE_WINDOW, 2 * FENCE_WINDOW],
+        };
         later.sort();
-        Self { level1, later, due: None, last_news: None, has_news: false, failures: 0 }
+        Self { level1, later, is_on_demand: false, due: None, last_news: None, has_news: false, failures: 0 }
+    }
+
+    /// One that looks when it is told to, and not by itself.
+    pub(super) fn on_demand(policy: &Policy, layout: Layout) -> Self {
+        Self { is_on_demand: true, ..Self::new(policy, layout) }
     }
 
     /// Something was committed, the first since a pass began: it waits for what comes after it.
@@ -64,7 +75,15 @@ impl Schedule {
         self.due = Some(now);
     }
 
+    /// Somebody waits who came meanwhile, or who waits for another process.
+    pub(super) fn again(&mut self, due: Instant) {
+        self.due = Some(self.due.map_or(due, |before| before.min(due)));
+    }
+
     fn sooner(&mut self, due: Instant) {
+        if self.is_on_demand {
+            return;
+        }
         // What failed is not tried sooner because there is more of it.
         self.due = match self.due {
             Some(before) if self.failures > 0 || before <= due => Some(before),
@@ -107,7 +126,7 @@ impl Schedule {
         let pause =
             self.level1.saturating_mul(1 << self.failures.min(16)).clamp(self.level1, LONGEST_PAUSE.max(self.level1));
         self.failures += 1;
-        self.due = Some(now + pause);
+        self.due = Some(now + pause).filter(|_| !self.is_on_demand);
     }
 }
 
@@ -118,7 +137,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn schedule() -> (Schedule, Instant) {
-        (Schedule::new(&Policy::default()), Instant::now())
+        (Schedule::new(&Policy::default(), Layout::Ltx), Instant::now())
     }
 
     #[test]
@@ -153,6 +172,39 @@ mod tests {
         let hours = (now - begin).as_secs() / 3600;
         assert!((48..52).contains(&hours), "{hours}");
         assert!(passes <= 8, "{passes}");
+    }
+
+    #[test]
+    fn what_was_folded_last_is_followed_until_it_can_go() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(&Policy::default(), Layout::Pages);
+        schedule.news(now);
+        let mut at = Vec::new();
+        while let Some(due) = schedule.due {
+            schedule.begin(due);
+            schedule.done(due + SECOND, None);
+            at.push((due - now).as_secs());
+        }
+        assert_eq!(at, [32, 32 + 3602, 32 + 7202]);
+    }
+
+    #[test]
+    fn on_demand_nothing_is_due_but_what_somebody_waits_for() {
+        let now = Instant::now();
+        let mut schedule = Schedule::on_demand(&Policy::default(), Layout::Pages);
+        schedule.news(now);
+        assert_eq!(schedule.due, None);
+        schedule.now(now);
+        assert_eq!(schedule.due, Some(now));
+        schedule.begin(now);
+        schedule.done(now, Some(SECOND));
+        assert_eq!(schedule.due, None);
+        schedule.now(now);
+        schedule.begin(now);
+        schedule.failed(now);
+        assert_eq!(schedule.due, None);
+        schedule.wait(now, SECOND);
+        assert_eq!(schedule.due, None);
     }
 
     #[test]

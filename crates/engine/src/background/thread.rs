@@ -6,7 +6,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread::Builder;
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ use tokio::time::Instant;
 use super::Order;
 use super::pass::{Passed, Turn, pass};
 use super::schedule::Schedule;
-use super::upkeep::{Origin, Upkeep};
+use super::upkeep::{Origin, Served, Upkeep};
+use super::waiter::Waiter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::spare_descriptors;
 use crate::state::PassNote;
@@ -67,9 +68,9 @@ struct Place {
     /// The note of the last pass.
     own_last: Option<PassNote>,
     /// Whoever waits for the pass that comes.
-    waiting: Vec<mpsc::Sender<()>>,
+    waiting: Vec<Waiter>,
     /// And for the one that is under way, if one is.
-    running: Option<Vec<mpsc::Sender<()>>>,
+    running: Option<Vec<Waiter>>,
     warned: HashSet<ErrorKind>,
 }
 
@@ -117,30 +118,38 @@ impl Thread {
     fn take(&mut self, order: Order) {
         let now = Instant::now();
         match order {
-            Order::Serve(upkeep) => {
-                let mut schedule = Schedule::new(&upkeep.policy);
-                if let Some(due_after) = upkeep.due_after() {
-                    schedule.opened(now, due_after);
-                }
-                let place = Place {
-                    schedule,
-                    own_last: None,
-                    waiting: Vec::new(),
-                    running: None,
-                    warned: HashSet::new(),
-                    upkeep: Arc::clone(&upkeep),
+            Order::Serve(upkeep, served) => {
+                let schedule = match served {
+                    Served::InBackground => {
+                        let mut schedule = Schedule::new(&upkeep.policy, upkeep.layout());
+                        if let Some(due_after) = upkeep.due_after() {
+                            schedule.opened(now, due_after);
+                        }
+                        schedule
+                    }
+                    Served::OnDemand | Served::Not => Schedule::on_demand(&upkeep.policy, upkeep.layout()),
                 };
-                self.places.insert(upkeep.number, place);
+                match self.places.get_mut(&upkeep.number) {
+                    // It was on demand before.
+                    Some(place) => {
+                        let is_waited_for = !place.waiting.is_empty();
+                        place.schedule = schedule;
+                        if is_waited_for {
+                            place.schedule.now(now);
+                        }
+                    }
+                    None => drop(self.places.insert(upkeep.number, Place::new(schedule, upkeep))),
+                }
             }
             Order::News(number) => {
                 if let Some(place) = self.places.get_mut(&number) {
                     place.schedule.news(now);
                 }
             }
-            Order::Now(number, done) => {
+            Order::Now(number, waiter) => {
                 if let Some(place) = self.places.get_mut(&number) {
                     place.schedule.now(now);
-                    place.waiting.push(done);
+                    place.waiting.push(waiter);
                 }
             }
             // A pass that is under way sees it by itself.
@@ -189,27 +198,51 @@ impl Thread {
     fn finish(&mut self, number: u64, outcome: Option<Result<Passed>>) {
         let now = Instant::now();
         let Some(place) = self.places.get_mut(&number) else { return };
-        // Dropping them tells who waits.
-        place.running = None;
+        let waiters = place.running.take().unwrap_or_default();
         match outcome {
             None => {}
-            Some(Ok(Passed::Done { note, due_after, refused })) => {
-                place.own_last = Some(note);
-                place.schedule.done(now, due_after);
-                if let Some(error) = refused {
-                    place.tell(&error, "what compaction has replaced is not deleted, and takes room in the bucket");
+            Some(Ok(Passed::Done(done))) => {
+                place.own_last = Some(done.note);
+                match done.wait {
+                    Some(pause) => place.schedule.wait(now, pause),
+                    None => place.schedule.done(now, done.due_after),
+                }
+                waiters.into_iter().for_each(|waiter| waiter.done(&done));
+                if let Some(error) = &done.refused {
+                    place.tell(error, "what compaction has replaced is not deleted, and takes room in the bucket");
                 }
             }
             Some(Ok(Passed::Wait(pause))) => place.schedule.wait(now, pause),
+            Some(Ok(Passed::Busy(pause))) => {
+                place.waiting.extend(waiters.into_iter().filter_map(Waiter::stay));
+                place.schedule.wait(now, pause);
+            }
             Some(Err(error)) => {
                 place.schedule.failed(now);
-                place.tell(&error, "compaction has failed, and is tried again");
+                place.upkeep.failed(&error);
+                let told: Vec<bool> = waiters.into_iter().map(|waiter| waiter.failed(&error)).collect();
+                if error.kind() == ErrorKind::Unavailable {
+                    for waiter in place.waiting.extract_if(.., |waiter| waiter.gives_up_early()) {
+                        waiter.failed(&error);
+                    }
+                }
+                // Who waits for it tells by itself.
+                if !told.contains(&true) {
+                    place.tell(&error, "compaction has failed, and is tried again");
+                }
             }
+        }
+        if !place.waiting.is_empty() {
+            place.schedule.again(now + SOON);
         }
     }
 }
 
 impl Place {
+    fn new(schedule: Schedule, upkeep: Arc<Upkeep>) -> Self {
+        Self { upkeep, schedule, own_last: None, waiting: Vec::new(), running: None, warned: HashSet::new() }
+    }
+
     /// Warns once of each kind of failure, but not of a store that is away for a while.
     fn tell(&mut self, error: &Error, what: &str) {
         self.upkeep.failed(error);

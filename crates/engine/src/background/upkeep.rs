@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bottomless_history::{DatabaseId, Level, Listing, LocalPages, Policy};
+use bottomless_history::{DatabaseId, Layout, Level, Listing, LocalPages, Policy};
 use bottomless_ltx::Txid;
 use bottomless_store::{Bucket, Location};
 use tokio::sync::mpsc::UnboundedSender;
@@ -13,9 +13,13 @@ use tokio::sync::watch;
 
 use super::Order;
 use super::pages::MachinePages;
+use super::{Purpose, Waiter};
 use crate::config::{Config, Fencing};
 use crate::error::Error;
 use crate::local::OpenMain;
+
+/// Who closes a database is told when that takes longer than this.
+const UNNOTICED: Duration = Duration::from_secs(2);
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -43,8 +47,15 @@ pub(crate) struct Upkeep {
     pub(super) patience: Duration,
     /// Opens the main file, where that may be done.
     main: OnceLock<Arc<dyn OpenMain>>,
+    /// The layout that the configuration names.
+    wanted: Option<Layout>,
     /// Set when the thread serves it.
     orders: OnceLock<Orders>,
+    served: Mutex<Served>,
+    /// The last transaction that this process has committed.
+    committed: AtomicU64,
+    /// Up to which the page objects are, as far as this process knows.
+    folded: AtomicU64,
     /// The thread knows that there is something new, and has not looked yet.
     news: AtomicBool,
     closed: watch::Sender<bool>,
@@ -52,9 +63,20 @@ pub(crate) struct Upkeep {
     progress: Mutex<Progress>,
 }
 
+/// How the thread serves a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Served {
+    Not,
+    /// It looks when it is told to look now.
+    OnDemand,
+    /// And by itself, when something can be due.
+    InBackground,
+}
+
 /// What the database's own listings have shown.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Seen {
+    layout: Layout,
     /// Transactions that no object above the log holds.
     left: u64,
     /// When something is due; None if nothing is to do.
@@ -87,21 +109,25 @@ impl std::fmt::Debug for Orders {
 
 impl Upkeep {
     /// Of the database at that path with that identity.
-    pub(crate) fn new((path, identity): (PathBuf, u64), origin: Origin, policy: Policy, config: &Config) -> Self {
+    pub(crate) fn new((path, identity): (PathBuf, u64), origin: Origin, config: &Config) -> Self {
         Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             path,
             identity,
             id: config.database_id.clone(),
             origin,
-            policy,
+            policy: config.policy,
             is_fenced: config.fencing == Fencing::On,
             patience: config.timeout,
             main: OnceLock::new(),
+            wanted: config.layout,
             orders: OnceLock::new(),
+            served: Mutex::new(Served::Not),
+            committed: AtomicU64::new(0),
+            folded: AtomicU64::new(0),
             news: AtomicBool::new(false),
             closed: watch::Sender::new(false),
-            seen: Mutex::default(),
+            seen: Mutex::new(Seen { layout: config.layout.unwrap_or(Layout::Ltx), left: 0, due_after: None }),
             progress: Mutex::default(),
         }
     }
@@ -119,25 +145,28 @@ impl Upkeep {
         Some(Arc::new(MachinePages::new(self.path.clone(), self.identity, main)))
     }
 
-    /// False if the thread serves it already.
-    pub(super) fn begin(self: &Arc<Self>, orders: Orders) -> bool {
-        if self.orders.get().is_some() || orders.0.send(Order::Serve(Arc::clone(self))).is_err() {
+    /// False if the thread serves it already in this way.
+    pub(super) fn begin(self: &Arc<Self>, orders: Orders, served: Served) -> bool {
+        let mut now = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        if *now >= served || self.orders.get_or_init(|| orders).0.send(Order::Serve(Arc::clone(self), served)).is_err()
+        {
             return false;
         }
-        let begun = self.orders.set(orders).is_ok();
+        *now = served;
         // What was published at open had nobody to tell.
         if self.news.load(Ordering::Acquire) {
             self.tell(Order::News(self.number));
         }
-        begun
+        true
     }
 
     fn tell(&self, order: Order) -> bool {
         self.orders.get().is_some_and(|orders| orders.0.send(order).is_ok())
     }
 
-    /// Something was committed. For the commit path: one atomic operation, but for the first time after each pass.
-    pub(crate) fn news(&self) {
+    /// Something was committed. For the commit path: two atomic operations, but for the first time after each pass.
+    pub(crate) fn committed(&self, txid: Txid) {
+        self.committed.store(txid.get(), Ordering::Release);
         if !self.news.swap(true, Ordering::AcqRel) {
             self.tell(Order::News(self.number));
         }
@@ -152,16 +181,38 @@ impl Upkeep {
     pub(crate) fn listed(&self, listing: &Listing) {
         let above = || listing.entries().iter().filter(|entry| entry.name.level != Level::LOG);
         let merged = above().map(|entry| entry.name.max).max().unwrap_or_default();
-        // The first transaction stays in the log until there is a snapshot.
+        // The first transaction stays in the log until there is a snapshot, or a marker of page objects.
         let left = listing.last_txid().get().saturating_sub(merged.max(Txid::FIRST).get());
         let level1 = self.policy.levels[0];
         let made = above().map(|entry| entry.modified).max();
         // Both by the store's clock and by ours: that it is due shows when the thread looks.
         let age = |at: SystemTime| SystemTime::now().duration_since(at).unwrap_or_default();
         let of_log = (left > 0).then(|| made.map_or(level1, |made| level1.saturating_sub(age(made))));
-        let of_runs = listing.due_at(&self.policy).map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+        let layout = self.layout_of(listing);
+        let next = if layout == Layout::Pages { None } else { listing.due_at(&self.policy) };
+        let of_runs = next.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
         self.progress_mut().saw(merged);
-        *self.seen() = Seen { left, due_after: of_log.into_iter().chain(of_runs).min() };
+        *self.seen() = Seen { layout, left, due_after: of_log.into_iter().chain(of_runs).min() };
+    }
+
+    /// That of the bucket; where it has nothing but a log, that of the configuration.
+    fn layout_of(&self, listing: &Listing) -> Layout {
+        let is_open = listing.layout() == Layout::Ltx && listing.merged().is_empty();
+        self.wanted.filter(|_| is_open).unwrap_or(listing.layout())
+    }
+
+    /// How the bucket has the database, or will have it, by the last listing.
+    pub(crate) fn layout(&self) -> Layout {
+        self.seen().layout
+    }
+
+    pub(super) fn saw_layout(&self, layout: Layout) {
+        self.seen().layout = layout;
+    }
+
+    /// The page objects are up to this transaction, at least.
+    pub(super) fn folded(&self, to: Txid) {
+        self.folded.fetch_max(to.get(), Ordering::AcqRel);
     }
 
     pub(super) fn left_to_compact(&self) -> u64 {
@@ -176,11 +227,35 @@ impl Upkeep {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the thread look now, and waits for it; false if that takes longer.
-    pub(super) fn now_within(&self, limit: Duration) -> bool {
-        let (done, wait) = mpsc::channel();
-        let told = self.tell(Order::Now(self.number, done));
-        told && wait.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Disconnected)
+    /// Lets the thread look now, and answer.
+    pub(super) fn look_now(&self, waiter: Waiter) {
+        self.tell(Order::Now(self.number, waiter));
+    }
+
+    /// The last connection of the process is closed: where page objects are behind what it has committed, waits until they
+    /// are not. What fails is warned of, and left to the next who has the database open.
+    pub(crate) fn finish(&self) {
+        let committed = self.committed.load(Ordering::Acquire);
+        let is_behind = self.folded.load(Ordering::Acquire) < committed;
+        let is_served = *self.served.lock().unwrap_or_else(PoisonError::into_inner) == Served::InBackground;
+        if !is_behind || !is_served || self.layout() != Layout::Pages {
+            return;
+        }
+        let database = self.path.display();
+        let (waiter, answer) = Waiter::new(Purpose::Close, Txid::new(committed), self.patience);
+        self.look_now(waiter);
+        let mut result = answer.recv_timeout(UNNOTICED);
+        if result.is_none() {
+            tracing::info!(%database, "closing waits until the page objects hold what was committed; it is in the log");
+            result = Some(answer.recv());
+        }
+        if let Some(Err(error)) = result {
+            tracing::warn!(
+                %database,
+                "the page objects do not hold yet what was committed last, which is in the log; the next to open the database \
+                 sees to it: {error}"
+            );
+        }
     }
 
     /// The database is closed. Whatever is under way stops at its next pause.

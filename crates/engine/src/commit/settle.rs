@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bottomless_history::{Moment, ObjectName};
+use bottomless_history::{Layout, Moment, ObjectName};
 use bottomless_ltx::{Checksum, Header, PageNumber, Position, WriterId};
 use bottomless_points::{Point, reach};
 use bottomless_store::probe::{self, Proof};
@@ -98,7 +98,9 @@ impl Database {
                         });
                     }
                     self.keep_copy(draft.position.txid, e_tag.as_deref(), &draft.body);
-                    if record.page_size.is_some_and(|old| old != change.page_size) {
+                    // Page objects are read by nobody else, and with a snapshot among them the layout would be the other.
+                    let is_read_by_others = self.layout() == Layout::Ltx;
+                    if is_read_by_others && record.page_size.is_some_and(|old| old != change.page_size) {
                         self.also_as_snapshot(&draft, left(deadline));
                     }
                     return Ok(Outcome::Landed(Landed {

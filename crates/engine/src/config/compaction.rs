@@ -12,11 +12,9 @@ pub(super) const LEVELS: [&str; 3] = ["LEVEL1_INTERVAL", "LEVEL2_INTERVAL", "LEV
 pub(super) const SNAPSHOT: &str = "SNAPSHOT_INTERVAL";
 pub(super) const RETENTION: &str = "RETENTION";
 
-/// How often is merged and for how long is kept; None where compaction is off. A wrong value is an error there too.
-pub(super) fn read(source: &dyn Source) -> Result<Option<Policy>> {
-    let on = choice(source, SWITCH, true, &[("on", true), ("off", false)])?;
-    let policy = policy(source)?;
-    Ok(on.then_some(policy))
+/// Whether the background keeps the history small.
+pub(super) fn is_on(source: &dyn Source) -> Result<bool> {
+    choice(source, SWITCH, true, &[("on", true), ("off", false)])
 }
 
 /// How often is merged and for how long is kept, whether or not the background does it.
@@ -49,11 +47,11 @@ mod tests {
 
     #[test]
     fn compaction_is_on_with_the_intervals_of_the_table() {
-        let policy = read(&[], &[]).unwrap().compaction.unwrap();
-        assert_eq!(policy, Policy::default());
-        assert_eq!(read(&[("LIBSQL_BOTTOMLESS_COMPACTION", "off")], &[]).unwrap().compaction, None);
-        let back_on = read(&[("LIBSQL_BOTTOMLESS_COMPACTION", "off")], &[("compaction", "on")]).unwrap();
-        assert_eq!(back_on.compaction, Some(Policy::default()));
+        let config = read(&[], &[]).unwrap();
+        assert!(config.compaction);
+        assert_eq!(config.policy, Policy::default());
+        assert!(!read(&[("LIBSQL_BOTTOMLESS_COMPACTION", "off")], &[]).unwrap().compaction);
+        assert!(read(&[("LIBSQL_BOTTOMLESS_COMPACTION", "off")], &[("compaction", "on")]).unwrap().compaction);
     }
 
     #[test]
@@ -65,7 +63,7 @@ mod tests {
             ("LIBSQL_BOTTOMLESS_RETENTION", "1h 30m"),
         ];
         let parameters = [("level2_interval", "3m"), ("level3_interval", "4m")];
-        let policy = read(&variables, &parameters).unwrap().compaction.unwrap();
+        let policy = read(&variables, &parameters).unwrap().policy;
         assert_eq!(policy.levels.map(|time| time.as_secs()), [1, 180, 240]);
         assert_eq!((policy.snapshot.as_secs(), policy.retention.as_secs()), (604_800, 5400));
     }

@@ -6,6 +6,7 @@ pub(crate) mod foreign;
 mod join;
 mod journal;
 mod judge;
+mod layout;
 mod lineage;
 
 use std::path::Path;
@@ -180,6 +181,7 @@ impl Database {
             // Behind a transaction that is not there any more, or there is no history.
             return if after.is_some() { self.list(None) } else { Err(old_litestream(&listing)) };
         }
+        self.refuse_other_layout(&listing)?;
         if listing.foreign() > 0 {
             tracing::warn!(
                 database = %self.name(),

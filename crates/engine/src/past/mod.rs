@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bottomless_history::{Goal, History, Listing, RestoreOptions};
+use bottomless_history::{Goal, History, Layout, Listing, RestoreOptions};
 use bottomless_ltx::{PageSize, Position, Txid};
 use bottomless_store::Bucket;
 
@@ -35,6 +35,7 @@ pub struct Past {
     size_in_pages: u32,
     /// None if nothing had to be asked.
     bucket: Option<Bucket>,
+    layout: Option<Layout>,
 }
 
 impl Past {
@@ -67,11 +68,12 @@ impl Past {
         let process = Process::current()?;
         let (location, id) = (config.location.to_string(), config.database_id.clone());
         let opened = (|| {
-            let mut bucket = None;
+            let (mut bucket, mut layout) = (None, None);
             let located = |goal| {
                 let connected = connect(&process, &config)?.with_patience(config.timeout);
                 let history = History::new(bucket.insert(connected).clone(), id.clone());
                 let (listing, txid) = process.block_on(history.locate(goal))?;
+                layout = Some(listing.layout());
                 Ok::<_, Error>((history, listing, txid))
             };
             let cache = match as_of {
@@ -91,7 +93,7 @@ impl Past {
                 }
             };
             let (page_size, size_in_pages) = shape_of(&cache)?;
-            Ok(Self { path: path.to_owned(), config: config.clone(), cache, page_size, size_in_pages, bucket })
+            Ok(Self { path: path.to_owned(), config: config.clone(), cache, page_size, size_in_pages, bucket, layout })
         })();
         opened.map_err(|error: Error| {
             error.context(format_args!("{} can't be opened as of {as_of} with {location}/{id}", path.display()))
@@ -142,6 +144,11 @@ impl Past {
 
     pub(crate) fn bucket(&self) -> Option<&Bucket> {
         self.bucket.as_ref()
+    }
+
+    /// As the bucket has the database, if it had to be asked, or as the configuration says.
+    pub(crate) fn layout(&self) -> Option<Layout> {
+        self.layout.or(self.config.layout)
     }
 }
 

@@ -11,10 +11,12 @@
 //! | 0 | 512 | the [`Record`] |
 //! | 512 | 512 | the [`Mark`] |
 //! | 1024 | 512 | the [`PassNote`] |
+//! | 1536 | 512 | the number of the machine ([`machine_number`]) |
 //! | 4096 | 8 a page | the page checksums; 0 for a page that is not there |
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod machine;
 mod mark;
 mod pages;
 mod pass;
@@ -22,6 +24,7 @@ mod peek;
 mod record;
 mod turn;
 
+pub(crate) use machine::machine_number;
 pub(crate) use mark::{Mark, Stamp};
 pub(crate) use pages::PageChecksums;
 pub(crate) use pass::{Glance, PassNote};
@@ -99,6 +102,11 @@ impl StateFile {
                 result => return Ok(result?),
             }
         }
+    }
+
+    /// Says that this process does not have the database open any more.
+    pub(crate) fn unlock(&self) -> io::Result<()> {
+        Ok(flock(&self.file, FlockOperation::Unlock)?)
     }
 
     /// The record, if there is a valid one in this very file.

@@ -15,12 +15,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bottomless_engine::ErrorKind;
-use bottomless_history::Settings;
+use bottomless_history::{Layout, Settings};
 
 pub use image::{Edit, Image};
 pub use random::Random;
 pub use session::{End, Session, Told};
 pub use store::{Conduct, Fault, FaultStore, Operation, Plan};
+
+/// Both.
+pub const LAYOUTS: [Layout; 2] = [Layout::Ltx, Layout::Pages];
 
 /// A writer that was away for longer than W: each of its commits is.
 pub const PASSED: Settings = Settings::of_window(Duration::from_nanos(1));

@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
-use bottomless_history::{DatabaseId, History, Level, Listing, ObjectName, RestoreOptions, Settings};
-use bottomless_ltx::{Checksum, DatabaseChecksums, Encoder, HEADER_LENGTH, Header, Txid, WriterId};
+use bottomless_history::{DatabaseId, History, Layout, Level, Listing, ObjectName, RestoreOptions, Settings};
+use bottomless_ltx::{Checksum, DatabaseChecksums, Encoder, HEADER_LENGTH, Header, RunningChecksum, Txid, WriterId};
 use bottomless_store::{Body, Bucket, Location};
 use object_store::memory::InMemory;
 use tokio::runtime::Runtime;
@@ -82,8 +82,76 @@ impl Oracle {
         self.put(&Settings::key(self.history.id()), settings.encode());
     }
 
-    /// Another machine merges all transactions up to this one into a snapshot.
-    pub fn snapshot(&self, txid: u64) {
+    /// Another machine makes all transactions up to this one what a restore begins with.
+    pub fn base(&self, layout: Layout, txid: u64) {
+        match layout {
+            Layout::Ltx => self.snapshot(txid),
+            Layout::Pages => self.fold(txid),
+        }
+    }
+
+    /// Another machine folds all transactions up to this one into page objects.
+    pub fn fold(&self, txid: u64) {
+        let (image, header) = self.header_up_to(txid);
+        for (page, _) in self.pages() {
+            if page > image.size() {
+                block_on(self.history.bucket().delete(&page_key(page))).unwrap();
+            }
+        }
+        for (number, content) in image.pages() {
+            self.put(&page_key(number.get()), content.to_vec());
+        }
+        // A marker has no frames. That of an empty database is what the encoder writes.
+        let mut bytes = vec![0; HEADER_LENGTH];
+        let empty = Header { size_in_pages: 0, ..header.clone() };
+        Encoder::new(image.page_size()).finish(&empty, &mut bytes).unwrap();
+        bytes[..HEADER_LENGTH].copy_from_slice(&header.encode());
+        let end = bytes.len() - 8;
+        let checksum = RunningChecksum::of(&bytes[..end]).finish().get();
+        bytes[end..].copy_from_slice(&checksum.to_be_bytes());
+        let name = ObjectName { level: Level::PAGES, min: Txid::FIRST, max: Txid::new(txid) };
+        self.put(&name.key(self.history.id()), bytes);
+        for entry in self.listing().merged().iter().filter(|entry| entry.name.level == Level::PAGES) {
+            if entry.name != name {
+                block_on(self.history.bucket().delete(&entry.name.key(self.history.id()))).unwrap();
+            }
+        }
+    }
+
+    /// The page objects.
+    pub fn pages(&self) -> Vec<(u32, Vec<u8>)> {
+        let prefix = format!("{ID}-");
+        let objects = block_on(self.history.bucket().list("", None)).unwrap();
+        let number = |key: &str| key.strip_prefix(&prefix).filter(|digits| digits.len() == 12)?.parse().ok();
+        let mut pages: Vec<(u32, Vec<u8>)> = objects
+            .iter()
+            .filter_map(|object| {
+                let number = number(&object.key)?;
+                let content = block_on(self.history.bucket().get_range(&object.key, 0..object.size)).unwrap();
+                Some((number, content.to_vec()))
+            })
+            .collect();
+        pages.sort();
+        pages
+    }
+
+    /// The page objects one behind the other, if none is missing.
+    pub fn concatenated(&self) -> Image {
+        let pages = self.pages();
+        let numbers: Vec<u32> = pages.iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, (1..).take(pages.len()).collect::<Vec<u32>>());
+        Image(pages.into_iter().flat_map(|(_, content)| content).collect())
+    }
+
+    /// The transactions of the markers: one, but while a fold goes on.
+    pub fn markers(&self) -> Vec<u64> {
+        let listing = self.listing();
+        let markers = listing.merged().iter().filter(|entry| entry.name.level == Level::PAGES);
+        markers.map(|entry| entry.name.max.get()).collect()
+    }
+
+    /// The header of an object that holds all transactions up to this one, and the database then.
+    fn header_up_to(&self, txid: u64) -> (Image, Header) {
         let image = self.at(txid);
         let before = Checksum::EMPTY;
         // A merged object bears the writer of its last transaction.
@@ -96,6 +164,12 @@ impl Oracle {
             writer,
             DatabaseChecksums { before, after: image.checksum() },
         );
+        (image, header)
+    }
+
+    /// Another machine merges all transactions up to this one into a snapshot.
+    pub fn snapshot(&self, txid: u64) {
+        let (image, header) = self.header_up_to(txid);
         let mut encoder = Encoder::new(image.page_size());
         let mut bytes = vec![0; HEADER_LENGTH];
         for (number, page) in image.pages() {
@@ -144,6 +218,10 @@ impl Oracle {
         let put = self.history.bucket().overwrite(key, &body, SystemTime::now(), Duration::from_secs(60));
         block_on(put).unwrap();
     }
+}
+
+fn page_key(page: u32) -> String {
+    format!("{ID}-{page:012}")
 }
 
 fn read_all(file: &File) -> Vec<u8> {

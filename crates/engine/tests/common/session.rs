@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bottomless_engine::config::{Config, Fencing, InitialReplication};
 use bottomless_engine::{Change, Database, Error, ErrorKind, Outcome, WalEnd};
-use bottomless_history::DatabaseId;
+use bottomless_history::{DatabaseId, Policy};
 use bottomless_store::Bucket;
 use tempfile::TempDir;
 
@@ -72,7 +72,9 @@ pub fn config(timeout: Duration) -> Config {
         initial_replication: InitialReplication::Error,
         fencing: Fencing::On,
         timeout,
-        compaction: None,
+        layout: None,
+        compaction: false,
+        policy: Policy::default(),
     }
 }
 

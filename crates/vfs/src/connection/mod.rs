@@ -118,8 +118,8 @@ impl Connection {
         }
     }
 
-    pub(crate) fn database(&self) -> &Database {
-        &self.database
+    pub(crate) fn database(&self) -> Arc<Database> {
+        Arc::clone(&self.database)
     }
 
     fn failed(&self, error: &Error) -> c_int {
