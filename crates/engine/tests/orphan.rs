@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bottomless_history::Settings;
+use bottomless_history::{Layout, Settings};
 use bottomless_ltx::RunningChecksum;
 use common::oracle::block_on;
 use common::session::{HASTY, PATIENT};
@@ -46,12 +46,11 @@ fn fails_late(a: &mut Session) {
     a.store.heal();
 }
 
-/// All is merged into a snapshot, and the log deleted.
-fn compact(session: &Session) -> u64 {
+/// All is merged, and the log deleted.
+fn compact(session: &Session, layout: Layout) {
     let last = session.oracle.last();
-    session.oracle.snapshot(last);
+    session.oracle.base(layout, last);
     session.oracle.delete_log(last);
-    last
 }
 
 /// The machines that are there, and one that comes anew, all have what was acknowledged, and go on.
@@ -75,6 +74,10 @@ fn all_agree(b: &mut Session, others: &mut [Session]) {
 
 #[test]
 fn an_earlier_try_that_arrives_as_an_orphan_is_not_built_on() {
+    in_parallel(&LAYOUTS, |layout| arrives_as_an_orphan(*layout));
+}
+
+fn arrives_as_an_orphan(layout: Layout) {
     let (mut a, mut b) = two(Some(PASSED), 11);
     fails_late(&mut a);
     a.close();
@@ -84,7 +87,7 @@ fn an_earlier_try_that_arrives_as_an_orphan_is_not_built_on() {
     a.store.gate(Some(Arc::clone(&gate)));
     let (mut a, told) = while_frozen(a, Operation::Put, |store| {
         commit(&mut b, Edit::Overwrite);
-        compact(&b);
+        compact(&b, layout);
         block_on(store.deliver_all());
         store.gate(None);
         block_on(gate.wait());
@@ -96,6 +99,10 @@ fn an_earlier_try_that_arrives_as_an_orphan_is_not_built_on() {
 
 #[test]
 fn an_orphan_that_arrives_while_its_outcome_is_settled_is_not_built_on() {
+    in_parallel(&LAYOUTS, |layout| arrives_while_it_is_settled(*layout));
+}
+
+fn arrives_while_it_is_settled(layout: Layout) {
     let (mut a, mut b) = two(Some(PASSED), 23);
     fails_late(&mut a);
     a.close();
@@ -104,7 +111,7 @@ fn an_orphan_that_arrives_while_its_outcome_is_settled_is_not_built_on() {
     a.store.read_time(Duration::from_millis(1500));
     let (mut a, told) = while_frozen(a, Operation::Get, |store| {
         commit(&mut b, Edit::Overwrite);
-        compact(&b);
+        compact(&b, layout);
         block_on(store.deliver_all());
         store.read_time(Duration::ZERO);
     });
@@ -115,7 +122,7 @@ fn an_orphan_that_arrives_while_its_outcome_is_settled_is_not_built_on() {
 
 #[test]
 fn an_orphan_that_nobody_removes_is_not_read() {
-    for settings in [None, Some(PASSED)] {
+    for (settings, layout) in [None, Some(PASSED)].into_iter().flat_map(|s| LAYOUTS.map(|layout| (s, layout))) {
         let (mut a, mut b) = two(settings, 13);
         let mut c = another(&a.store, 14);
         c.open_anew().unwrap();
@@ -123,7 +130,7 @@ fn an_orphan_that_nobody_removes_is_not_read() {
         // The machine of A is gone for ever, and its request arrives.
         fails_late(&mut a);
         commit(&mut b, Edit::Overwrite);
-        compact(&b);
+        compact(&b, layout);
         block_on(a.store.deliver_all());
         assert!(b.oracle.has_log(b.txid()), "it is there");
         all_agree(&mut b, &mut [c]);
@@ -132,6 +139,10 @@ fn an_orphan_that_nobody_removes_is_not_read() {
 
 #[test]
 fn an_intent_that_stands_on_a_merged_transaction_is_settled() {
+    in_parallel(&LAYOUTS, |layout| stands_on_a_merged_transaction(*layout));
+}
+
+fn stands_on_a_merged_transaction(layout: Layout) {
     let (mut a, _) = two(Some(PASSED), 12);
     let told = a.transaction(Edit::Overwrite, End::Fail);
     assert!(matches!(told, Told::Failed(_)), "it landed, and SQLite failed");
@@ -139,7 +150,7 @@ fn an_intent_that_stands_on_a_merged_transaction_is_settled() {
     let told = a.transaction(Edit::Overwrite, End::Commit);
     assert!(matches!(told, Told::Failed(_)), "{told:?}");
     a.store.heal();
-    compact(&a);
+    compact(&a, layout);
     let before = a.local.clone();
     a.close();
     a.config.timeout = PATIENT;
@@ -151,7 +162,7 @@ fn an_intent_that_stands_on_a_merged_transaction_is_settled() {
 
 #[test]
 fn a_failed_try_that_was_merged_does_not_come_back() {
-    for merged in [false, true] {
+    for merged in [None, Some(Layout::Ltx), Some(Layout::Pages)] {
         let (mut a, _) = two(Some(PASSED), 16);
         let before = a.local.clone();
         let next = a.txid() + 1;
@@ -175,12 +186,12 @@ fn a_failed_try_that_was_merged_does_not_come_back() {
         std::fs::File::options().write(true).open(&state).unwrap().write_all_at(&bytes, 0).unwrap();
         a.store.heal();
         block_on(a.store.deliver_all());
-        if merged {
-            compact(&a);
+        if let Some(layout) = merged {
+            compact(&a, layout);
         }
         a.config.timeout = PATIENT;
         a.open_anew().unwrap();
-        assert_eq!(a.local, before, "merged: {merged}");
+        assert_eq!(a.local, before, "merged: {merged:?}");
         commit(&mut a, Edit::Overwrite);
         assert_eq!(a.oracle.newest(), a.local);
     }
@@ -188,13 +199,48 @@ fn a_failed_try_that_was_merged_does_not_come_back() {
 
 #[test]
 fn a_failed_transaction_stays_away_after_a_crash_of_the_operating_system() {
-    // Where the mark is in the state file, and its bytes; the last eight are their checksum.
-    const MARK: u64 = 512;
-    const LENGTH: usize = 512;
     let (mut a, _) = two(None, 17);
     let before = a.local.clone();
     let told = a.transaction(Edit::Overwrite, End::Fail);
     assert!(matches!(told, Told::Failed(_)), "it landed, and SQLite failed");
+    crash_all(&mut a);
+    a.config.timeout = PATIENT;
+    a.open_anew().unwrap();
+    assert_eq!(a.local, before);
+    commit(&mut a, Edit::Overwrite);
+    assert_eq!(a.oracle.newest(), a.local);
+}
+
+/// There is no way to the transaction before it any more, where the local file has lost it too.
+#[test]
+fn a_failed_transaction_that_was_folded_is_what_a_torn_file_becomes() {
+    for layout in LAYOUTS {
+        let (mut a, _) = two(None, 18);
+        let before = a.local.clone();
+        let told = a.transaction(Edit::Overwrite, End::Fail);
+        assert!(matches!(told, Told::Failed(_)), "it landed, and SQLite failed");
+        a.oracle.base(layout, a.oracle.last());
+        if layout == Layout::Pages {
+            a.oracle.delete_log(a.oracle.last());
+        }
+        crash_all(&mut a);
+        std::fs::File::options().write(true).open(&a.path).unwrap().write_all_at(&[7; 300], 700).unwrap();
+        a.config.timeout = PATIENT;
+        a.open_anew().unwrap();
+        match layout {
+            Layout::Ltx => assert_eq!(a.local, before),
+            Layout::Pages => assert_eq!(a.local, a.oracle.newest()),
+        }
+        commit(&mut a, Edit::Overwrite);
+        assert_eq!(a.oracle.newest(), a.local);
+    }
+}
+
+/// The operating system dies with the program: the machine has another boot id when it comes back.
+fn crash_all(a: &mut Session) {
+    // Where the mark is in the state file, and its bytes; the last eight are their checksum.
+    const MARK: u64 = 512;
+    const LENGTH: usize = 512;
     a.crash();
     let file = std::fs::File::options().read(true).write(true).open(a.state_path()).unwrap();
     let mut mark = [0_u8; LENGTH];
@@ -204,9 +250,4 @@ fn a_failed_transaction_stays_away_after_a_crash_of_the_operating_system() {
     let sum = RunningChecksum::of(&mark[..LENGTH - 8]).finish().get();
     mark[LENGTH - 8..].copy_from_slice(&sum.to_le_bytes());
     file.write_all_at(&mark, MARK).unwrap();
-    a.config.timeout = PATIENT;
-    a.open_anew().unwrap();
-    assert_eq!(a.local, before);
-    commit(&mut a, Edit::Overwrite);
-    assert_eq!(a.oracle.newest(), a.local);
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bottomless_history::{Base, Listing, RestoreOptions, Restored};
+use bottomless_history::{Base, Layout, Listing, RestoreOptions, Restored};
 use bottomless_ltx::{Checksum, PageNumber, Position, Txid};
 use bottomless_points::{Point, reach};
 
@@ -51,10 +51,13 @@ impl Database {
 
     /// Replaces a local file that lost writes, by the bucket's end or an earlier transaction.
     pub(super) fn refill(&self, host: &dyn Host, listing: &Listing, upto: Option<Txid>) -> Result<()> {
+        let last = listing.last_txid();
+        // What was reported as failed stays away, unless it is in the page objects: there is no way before them.
+        let upto = upto.filter(|txid| listing.layout() == Layout::Ltx || listing.plan(Txid::ZERO, Some(*txid)).is_ok());
         tracing::warn!(
             database = %self.name(),
             "the local file lost writes in a crash; it is restored from the bucket, at transaction {}",
-            upto.unwrap_or(listing.last_txid())
+            upto.unwrap_or(last)
         );
         self.restore_anew(host, listing, upto)
     }
