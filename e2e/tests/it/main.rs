@@ -30,6 +30,7 @@ mod open;
 mod outage;
 mod outcomes;
 mod output;
+mod pages;
 mod past;
 mod points;
 mod processes;
