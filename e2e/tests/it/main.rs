@@ -31,6 +31,7 @@ mod outage;
 mod outcomes;
 mod output;
 mod pages;
+mod pages_cli;
 mod past;
 mod points;
 mod processes;
