@@ -5,10 +5,12 @@
 //! - Reads of a local database: ours; stock SQLite.
 //! - Restoring a database with a history of many small commits: ours; `litestream restore` from the same bucket; the bare
 //!   parallel download of the objects that it takes; writing a file of that size.
+//! - The two layouts: requests, objects and times of the same work.
 //!
 //! `make bench` runs it with the release build of the extension. Nothing here asserts a time.
 #![allow(missing_docs, reason = "a benchmark has no users")]
 
+mod layouts;
 mod restore;
 
 use std::path::Path;
@@ -57,6 +59,9 @@ fn main() {
     }
     if wanted("read") {
         reads();
+    }
+    if wanted("layouts") {
+        layouts::layouts();
     }
     if wanted("restore") {
         restore::restores();
