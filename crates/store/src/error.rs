@@ -82,6 +82,12 @@ impl StoreError {
         self
     }
 
+    /// The same error of another operation.
+    pub(crate) fn of(mut self, operation: &'static str) -> Self {
+        self.operation = operation;
+        self
+    }
+
     /// From an error of `object_store`, and the status that was seen on the wire where that is known.
     pub(crate) fn from_object_store(
         error: &object_store::Error,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
+use bytes::Bytes;
 use http::{Method, StatusCode, Uri};
 use object_store::aws::{AwsAuthorizer, AwsCredential};
 use object_store::client::{HttpErrorKind, HttpRequestBody};
@@ -77,8 +78,25 @@ impl Requests {
 
     /// One PUT of `body`, in memory or streamed, with more headers.
     pub(crate) async fn put(&self, key: &str, body: &Body, headers: &[(&str, &str)]) -> Result<Reply, StoreError> {
+        self.send(Method::PUT, key, body, headers).await
+    }
+
+    /// One DELETE of the object with this ETag, given without its quotes; of another one the service says 412.
+    pub(crate) async fn delete(&self, key: &str, e_tag: &str) -> Result<Reply, StoreError> {
+        let nothing = Body::Memory(Bytes::new());
+        let sent = self.send(Method::DELETE, key, &nothing, &[("if-match", &format!("\"{e_tag}\""))]).await;
+        sent.map_err(|error| error.of("DELETE"))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        key: &str,
+        body: &Body,
+        headers: &[(&str, &str)],
+    ) -> Result<Reply, StoreError> {
         let mut request = http::Request::builder()
-            .method(Method::PUT)
+            .method(method)
             .uri(self.uri(key).map_err(|e| self.error(StoreErrorKind::Rejected, key, e))?);
         for (name, value) in headers {
             request = request.header(*name, *value);

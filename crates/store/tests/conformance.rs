@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use bottomless_devserver::{Config, Server};
 use bottomless_store::probe::{self, Proof};
-use bottomless_store::{Below, Body, Bucket, CreateOutcome, Location, Start, StoreErrorKind, Transport};
+use bottomless_store::{
+    Below, Body, Bucket, CreateOutcome, Expected, Location, Replaced, Start, StoreErrorKind, Transport,
+};
 use object_store::memory::InMemory;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -362,5 +364,34 @@ async fn a_service_that_refuses_for_now_is_named_whatever_runs_out_first() {
         // An answer from before somebody asked is none to them.
         let error = bucket.given_up("GET", "k", std::time::Instant::now(), patience);
         assert_eq!(error.kind(), StoreErrorKind::Interrupted, "{error}");
+    }
+}
+
+/// Each only if what is there is what is expected; a folder takes no notice of ETags.
+#[tokio::test]
+async fn an_object_is_replaced_and_deleted_as_the_one_that_it_is() {
+    for Place { name, bucket, .. } in places().await {
+        let key = "a.db-000000000007";
+        let put = async |content: &'static str, expected| match bucket
+            .replace(key, content.into(), &expected, TIMEOUT)
+            .await
+            .unwrap()
+        {
+            Replaced::Written { e_tag } => e_tag,
+            Replaced::Changed => None,
+        };
+        let first = put("first", Expected::Absent).await.unwrap();
+        assert_eq!(put("again", Expected::Absent).await, None, "{name}");
+        let second = put("second", Expected::ETag(first.clone())).await.unwrap();
+        let is_heeded = !bucket.is_folder();
+        assert_eq!(put("third", Expected::ETag(first.clone())).await.is_none(), is_heeded, "{name}");
+        if name == "server" {
+            assert!(!bucket.delete_once(key, Some(&first), TIMEOUT).await.unwrap(), "{name}");
+            assert_eq!(bucket.get(key).await.unwrap(), "second", "{name}");
+        }
+        assert!(bucket.delete_once(key, Some(&second), TIMEOUT).await.unwrap(), "{name}");
+        assert_eq!(bucket.head(key).await.unwrap(), None, "{name}");
+        assert!(bucket.delete_once(key, Some(&second), TIMEOUT).await.unwrap(), "{name}: it is gone already");
+        assert!(bucket.delete_once(key, None, TIMEOUT).await.unwrap(), "{name}");
     }
 }

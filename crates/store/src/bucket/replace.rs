@@ -106,19 +106,32 @@ impl Bucket {
         self.renewing(head).await
     }
 
-    /// Deletes an object with one request, so that it is known when nothing of it is under way any more; that the object does
-    /// not exist is a success.
+    /// Deletes the object with this ETag, given without its quotes, with one request, so that it is known when nothing of it is
+    /// under way any more. That the object does not exist is a success; false if another one is there, which stays. Without an
+    /// ETag, and in a store without conditional deletes, whatever is there is deleted. (S3 has them since September 2025. A store
+    /// that has none may say so, or take no notice of the condition.)
     ///
     /// # Errors
     /// As [`Bucket::replace`].
-    pub async fn delete_once(&self, key: &str, timeout: Duration) -> Result<(), StoreError> {
+    pub async fn delete_once(&self, key: &str, e_tag: Option<&str>, timeout: Duration) -> Result<bool, StoreError> {
         let op = "DELETE";
         let path = self.path(op, key)?;
         let delete = || async {
+            if let (Some(e_tag), Some(requests)) = (e_tag, &self.inner.requests) {
+                self.count(Operation::Delete, 0);
+                let reply = requests.delete(key, e_tag).await?;
+                match reply.status {
+                    StatusCode::PRECONDITION_FAILED => return Ok(false),
+                    status if status.is_success() => return Ok(true),
+                    StatusCode::NOT_FOUND if !reply.text.contains("NoSuchBucket") => return Ok(true),
+                    StatusCode::NOT_IMPLEMENTED => {}
+                    _ => return Err(requests.refused(key, &reply).of(op)),
+                }
+            }
             self.count(Operation::Delete, 0);
             match self.inner.writer.delete(&path).await {
-                Err(object_store::Error::NotFound { .. }) => Ok(()),
-                result => self.checked(op, key, None, result),
+                Err(object_store::Error::NotFound { .. }) => Ok(true),
+                result => self.checked(op, key, None, result.map(|()| true)),
             }
         };
         let asked = Instant::now();

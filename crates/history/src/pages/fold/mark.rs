@@ -29,12 +29,19 @@ impl History {
         {
             held.check().await?;
             let deletions = futures::stream::iter(pages).map(|(_, object)| async move {
-                let delete = || self.bucket().delete_once(&object.key, options.merge.timeout);
-                let deleted = held.send(delete).await?.is_some();
-                if deleted {
-                    reach(Point::FoldRemoved);
+                // Like a page that is written, one that is deleted is what was listed: a request that comes late must not
+                // delete what is there again.
+                let delete = || self.bucket().delete_once(&object.key, object.e_tag.as_deref(), options.merge.timeout);
+                let deleted = held.send(delete).await?;
+                match deleted {
+                    Some(true) => reach(Point::FoldRemoved),
+                    Some(false) => {
+                        tracing::info!(key = object.key, "another machine has written a page: this one stops folding");
+                        held.stop();
+                    }
+                    None => {}
                 }
-                Ok::<_, HistoryError>(u64::from(deleted))
+                Ok::<_, HistoryError>(u64::from(deleted == Some(true)))
             });
             let mut deletions = deletions.buffer_unordered(options.merge.requests.max(1)).boxed();
             let mut failure = None;
