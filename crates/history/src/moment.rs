@@ -47,7 +47,6 @@ pub(crate) mod pretend {
         static PASSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     }
 
-    #[allow(dead_code)] // Until folds are played.
     /// From here on this thread plays a machine for which so much time has passed.
     pub(crate) fn set(passed: Duration) {
         PASSED.set(passed);

@@ -271,6 +271,7 @@ async fn a_missing_bucket_is_named_as_such() {
         bucket.list("db", None).await.unwrap_err(),
         bucket.create("db/k", &memory("x"), SystemTime::now(), TIMEOUT).await.unwrap_err(),
         bucket.create("db/k", &file(b"x"), SystemTime::now(), TIMEOUT).await.unwrap_err(),
+        bucket.replace("db-1", "x".into(), &Expected::ETag("0".repeat(32)), TIMEOUT).await.unwrap_err(),
     ] {
         assert_eq!(error.kind(), StoreErrorKind::NoSuchBucket, "{error}");
         assert!(error.to_string().contains("create-bucket"), "{error}");
@@ -380,10 +381,16 @@ async fn an_object_is_replaced_and_deleted_as_the_one_that_it_is() {
             Replaced::Written { e_tag } => e_tag,
             Replaced::Changed => None,
         };
+        let is_heeded = !bucket.is_folder();
+        if is_heeded {
+            assert_eq!(put("nothing", Expected::ETag("0".repeat(32))).await, None, "{name}");
+        }
         let first = put("first", Expected::Absent).await.unwrap();
         assert_eq!(put("again", Expected::Absent).await, None, "{name}");
+        assert_eq!(bucket.check_replaces(key, TIMEOUT).await.is_ok(), is_heeded, "{name}");
+        assert!(put("whatever", Expected::Any).await.is_some(), "{name}");
+        let first = put("first", Expected::Any).await.unwrap_or(first);
         let second = put("second", Expected::ETag(first.clone())).await.unwrap();
-        let is_heeded = !bucket.is_folder();
         assert_eq!(put("third", Expected::ETag(first.clone())).await.is_none(), is_heeded, "{name}");
         if name == "server" {
             assert!(!bucket.delete_once(key, Some(&first), TIMEOUT).await.unwrap(), "{name}");

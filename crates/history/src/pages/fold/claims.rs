@@ -60,6 +60,12 @@ struct Seen {
 }
 
 impl Seen {
+    /// By the first listing.
+    async fn of(history: &History, start: &Start) -> Self {
+        let now = Some(history.time(&start.listing).await);
+        Self { claims: start.listing.claims().to_vec(), now, ..Self::default() }
+    }
+
     /// The transaction of the newest marker. Where there was one and is none, the page objects have been given up.
     fn marker(&self) -> Txid {
         self.markers.iter().map(|marker| marker.name.max).max().unwrap_or_default()
@@ -67,6 +73,11 @@ impl Seen {
 
     fn age(&self, claim: &Object) -> Duration {
         self.now.and_then(|now| now.duration_since(claim.modified).ok()).unwrap_or_default()
+    }
+
+    /// The keys of claims of which nothing can arrive any more.
+    fn old(&self, window: Duration) -> impl Iterator<Item = String> {
+        self.claims.iter().filter(move |claim| self.age(claim) > window).map(|claim| claim.key.clone())
     }
 
     /// Claims that may still be acted upon.
@@ -83,8 +94,7 @@ impl<'a> Held<'a> {
         start: &Start,
     ) -> Result<Taken<'a>, HistoryError> {
         let window = start.window;
-        let listed = Seen { claims: start.listing.claims().to_vec(), ..Seen::default() };
-        let listed = Seen { now: Some(history.time(&start.listing).await), ..listed };
+        let listed = Seen::of(history, start).await;
         let is_other = |object: &Object| {
             Claim::parse(history.id(), &object.key).is_none_or(|claim| claim.machine != options.machine)
         };
@@ -264,13 +274,22 @@ impl<'a> Held<'a> {
         let seen = self.seen();
         let markers = seen.markers.iter().filter(|marker| marker.name.max < newest);
         let mut keys: Vec<String> = markers.map(|marker| marker.name.key(self.history.id())).collect();
-        let old = |claim: &&Object| seen.age(claim) > self.window;
-        keys.extend(seen.claims.iter().filter(old).map(|claim| claim.key.clone()));
-        for key in keys {
-            if let Err(error) = self.history.bucket().delete(&key).await {
-                tracing::warn!(%error, "what a fold has replaced can't be deleted");
-                return;
-            }
+        keys.extend(seen.old(self.window));
+        delete(self.history, keys).await;
+    }
+}
+
+/// Deletes claims of which nothing can arrive any more, where there is nothing to fold.
+pub(super) async fn forget(history: &History, start: &Start) {
+    let seen = Seen::of(history, start).await;
+    delete(history, seen.old(start.window)).await;
+}
+
+async fn delete(history: &History, keys: impl IntoIterator<Item = String>) {
+    for key in keys {
+        if let Err(error) = history.bucket().delete(&key).await {
+            tracing::warn!(%error, "what a fold has replaced can't be deleted");
+            return;
         }
     }
 }

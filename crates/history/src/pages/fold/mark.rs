@@ -80,16 +80,25 @@ impl History {
         let expected = if options.is_fenced { Expected::Absent } else { Expected::Any };
         let bucket = self.bucket();
         let put = || bucket.replace(&key, content.clone(), &expected, options.merge.timeout);
-        let Some(put) = held.send(put).await? else { return Ok(false) };
-        let is_right = match put {
-            Replaced::Written { e_tag: Some(have) } if have == e_tag(&content) => true,
+        let is_ours = match held.send(put).await? {
+            None => return Ok(false),
+            Some(Replaced::Written { e_tag: Some(have) }) if have == e_tag(&content) => return Ok(true),
+            Some(Replaced::Written { .. }) => true,
             // Another has made it meanwhile, or an earlier try.
-            _ => bucket.get(&key).await? == content,
+            Some(Replaced::Changed) => false,
         };
-        if is_right {
+        if bucket.get(&key).await? == content {
             return Ok(true);
         }
-        let cause = "it is not the marker that this machine makes of the same log; bottomless-cli verify tells more";
+        let cause = if !is_ours {
+            "it is not the marker that this machine makes of the same log; bottomless-cli verify tells more"
+        } else if bucket.delete(&key).await.is_ok() {
+            "what is read back is not what was written, so it was removed again; the store, the way to it or the memory of this \
+             machine is at fault"
+        } else {
+            "what is read back is not what was written: remove it; the store, the way to it or the memory of this machine is at \
+             fault"
+        };
         Err(HistoryError::Unfolded { key, cause: cause.to_owned() })
     }
 }

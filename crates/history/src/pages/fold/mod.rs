@@ -116,6 +116,8 @@ impl History {
             if start.is_cut {
                 folded.wait.get_or_insert(Duration::ZERO);
             }
+        } else {
+            claims::forget(self, &start).await;
         }
         if folded.txid > Txid::ZERO && folded.wait.is_none_or(|wait| wait.is_zero()) {
             let policy = Policy { retention: Duration::ZERO, ..Policy::default() };

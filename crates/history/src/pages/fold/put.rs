@@ -15,8 +15,8 @@ use crate::compact::Draft;
 use crate::restore::blocking;
 use crate::{History, HistoryError, PageKey};
 
-/// Pages whose ETags are fetched in one go.
-const BATCH: usize = 1000;
+/// Pages whose ETags are fetched in one go: if they lie side by side, with one LIST, whose reply has them and the next one.
+const BATCH: usize = 999;
 
 /// What is expanded in one go, in bytes.
 const PORTION: usize = 1 << 20;
@@ -24,8 +24,8 @@ const PORTION: usize = 1 << 20;
 /// A LIST costs as much as so many HEADs.
 const LISTED: usize = 12;
 
-/// Keys in the reply to one LIST.
-const KEYS: u32 = 1000;
+/// Pages that one LIST looks up.
+const SPAN: u32 = 999;
 
 /// What is known of page objects, by their numbers: the ETag; `None` is one that is not there. Of others nothing is known.
 type Known = HashMap<u32, Option<String>>;
@@ -223,7 +223,7 @@ fn lookups(pages: &[PageNumber]) -> Vec<Lookup> {
     let mut lookups = Vec::new();
     let mut rest = pages;
     while let Some(&first) = rest.first() {
-        let near = rest.partition_point(|&page| page.get() - first.get() < KEYS);
+        let near = rest.partition_point(|&page| page.get() - first.get() < SPAN);
         let (listed, behind) = rest.split_at(if near < LISTED { 1 } else { near });
         lookups.push(match listed.last() {
             Some(&last) if near >= LISTED => Lookup::List(first, last),

@@ -9,8 +9,11 @@
     dead_code
 )]
 
+mod cut;
+mod faults;
 mod net;
 mod plain;
+mod simulation;
 #[path = "../../../../tests/support/mod.rs"]
 mod support;
 mod world;

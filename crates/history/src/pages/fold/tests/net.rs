@@ -44,6 +44,7 @@ pub(super) enum Fate {
 }
 
 type Work = Box<dyn FnOnce(&mut State, Option<Error>) + Send>;
+type Refusal = Box<dyn FnOnce(Error) + Send>;
 
 /// A request on its way.
 pub(super) struct Message {
@@ -53,6 +54,8 @@ pub(super) struct Message {
     /// Whether it changes anything.
     pub(super) is_write: bool,
     work: Work,
+    /// Tells an error before anything arrives.
+    reply: Option<Refusal>,
 }
 
 #[derive(Default)]
@@ -62,12 +65,17 @@ pub(super) struct State {
     pub(super) now: Duration,
     /// Requests wait in the network.
     pub(super) is_slow: bool,
+    /// After so many requests, no other arrives.
+    pub(super) left: Option<usize>,
     pub(super) waiting: Vec<Message>,
     /// Every request, in the order in which they were sent.
     pub(super) requests: Vec<String>,
     /// For the next writes, by a part of their name.
     pub(super) fates: VecDeque<(&'static str, Fate)>,
+    /// But it answers the question whether it does.
     pub(super) ignores_if_match: bool,
+    /// Of all conditions.
+    pub(super) ignores_all: bool,
     /// Only the claims of the one who asks are listed.
     pub(super) hides_claims: bool,
     /// ETags are no MD5s.
@@ -118,6 +126,7 @@ impl State {
     fn put_if(&mut self, key: &str, content: Bytes, mode: &PutMode) -> Result<PutResult> {
         let there = self.objects.get(key).map(|stored| format!("\"{}\"", stored.e_tag));
         match mode {
+            _ if self.ignores_all => {}
             PutMode::Create if there.is_some() => {
                 return Err(Error::AlreadyExists { path: key.into(), source: "412".into() });
             }
@@ -166,19 +175,18 @@ impl State {
             }
             Fate::Late => {
                 // Whoever sent it hears an error, and it stays on its way.
-                let (replied, work) = (Arc::new(Mutex::new(None)), message.work);
-                *replied.lock().unwrap() = Some(work);
-                let later = Arc::clone(&replied);
-                message.work = Box::new(move |state, error| {
-                    if let Some(work) = later.lock().unwrap().take() {
-                        work(state, error.or_else(|| Some(generic("status code: 503"))));
-                    }
-                });
+                if let Some(reply) = message.reply.take() {
+                    reply(busy());
+                }
+                message.from = GONE;
                 self.waiting.push(message);
             }
         }
     }
 }
+
+/// Nobody waits for the reply.
+pub(super) const GONE: usize = usize::MAX;
 
 impl Port {
     pub(super) fn new(machine: usize) -> Self {
@@ -202,15 +210,27 @@ impl Port {
         work: impl FnOnce(&mut State) -> T + Send + 'static,
     ) -> impl Future<Output = Result<T>> + Send + 'static {
         let (reply, replied) = oneshot::channel();
+        let reply = Arc::new(Mutex::new(Some(reply)));
+        let refuse = Arc::clone(&reply);
         let work: Work = Box::new(move |state, error| {
             let done = work(state);
-            let _ = reply.send(error.map_or(Ok(done), Err));
+            if let Some(reply) = reply.lock().unwrap().take() {
+                let _ = reply.send(error.map_or(Ok(done), Err));
+            }
+        });
+        let refusal: Refusal = Box::new(move |error| {
+            if let Some(reply) = refuse.lock().unwrap().take() {
+                let _ = reply.send(Err(error));
+            }
         });
         let mut state = self.state();
         state.requests.push(what.clone());
-        let message = Message { from: self.machine, sent: state.now, is_write, work, what };
+        let message = Message { from: self.machine, sent: state.now, is_write, work, what, reply: Some(refusal) };
         // The log does not change but by commits.
-        if state.is_slow && !(message.what.starts_with("GET") && message.what.contains("/00")) {
+        let is_cut = state.left == Some(0);
+        state.left = state.left.map(|left| left.saturating_sub(1));
+        let is_slow = state.is_slow && !(message.what.starts_with("GET") && message.what.contains("/00"));
+        if is_cut || is_slow {
             state.waiting.push(message);
         } else {
             let fits = |(part, _): &(&str, Fate)| message.what.contains(part);
@@ -237,7 +257,12 @@ impl fmt::Display for Port {
 impl ObjectStore for Port {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let (key, content, mode) = (path.to_string(), Bytes::from(payload), options.mode);
-        self.request(format!("PUT {key}"), true, move |state| state.put_if(&key, content, &mode)).await?
+        let condition = match &mode {
+            PutMode::Create => "if-none-match",
+            PutMode::Update(_) => "if-match",
+            PutMode::Overwrite => "always",
+        };
+        self.request(format!("PUT {key} {condition}"), true, move |state| state.put_if(&key, content, &mode)).await?
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {

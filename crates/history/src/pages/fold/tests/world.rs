@@ -9,8 +9,10 @@ use bottomless_store::{Bucket, Location};
 use bytes::Bytes;
 
 use super::net::{Port, State};
-use super::support::{Timeline, name, page_number};
-use crate::{DatabaseId, FoldOptions, Folded, History, HistoryError, MergeOptions, ObjectName, PageKey};
+use super::support::{Change, Timeline, name, page_number};
+use crate::{
+    DatabaseId, FoldOptions, Folded, History, HistoryError, MergeOptions, ObjectName, PageKey, RestoreOptions,
+};
 
 pub(super) const ID: &str = "test.db";
 
@@ -35,6 +37,27 @@ pub(super) async fn fold(port: &Port, machine: usize) -> Result<Folded, HistoryE
     history(&port.of(machine)).fold(&options(machine)).await
 }
 
+/// Time passes, until nothing of an earlier fold can arrive any more.
+pub(super) fn pass_window(port: &Port) {
+    port.state().now += WINDOW + Duration::from_secs(2);
+}
+
+/// What is restored by all that is there.
+pub(super) async fn restored(port: &Port) -> Vec<u8> {
+    let file = Arc::new(tempfile::tempfile().unwrap());
+    let history = history(port);
+    let listing = history.list(None).await.unwrap();
+    let way = (Txid::ZERO, None);
+    let prepare = || Ok::<_, HistoryError>(None);
+    history.restore_around(listing, way, &file, &RestoreOptions::default(), prepare).await.unwrap();
+    super::support::read(&file)
+}
+
+/// A transaction that writes some pages and appends others.
+pub(super) fn write(places: &[usize], append: usize, seed: u8) -> Change {
+    Change::Write { places: places.to_vec(), append, seed }
+}
+
 /// Puts transactions into the log.
 pub(super) fn commit(port: &Port, timeline: &Timeline, txids: std::ops::RangeInclusive<u64>) {
     for txid in txids {
@@ -47,6 +70,12 @@ pub(super) fn commit(port: &Port, timeline: &Timeline, txids: std::ops::RangeInc
 pub(super) fn marker(state: &State) -> u64 {
     let names = state.objects.keys().filter_map(|key| ObjectName::parse(&id(), key));
     names.filter(|name| name.level == crate::Level::PAGES).map(|name| name.max.get()).max().unwrap_or_default()
+}
+
+/// The transaction of the newest marker, and how many claims there are.
+pub(super) fn standing(port: &Port) -> (u64, usize) {
+    let state = port.state();
+    (marker(&state), claims(&state))
 }
 
 pub(super) fn markers(state: &State) -> usize {
