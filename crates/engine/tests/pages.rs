@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bottomless_engine::ErrorKind;
 use bottomless_engine::config::InitialReplication::{self, Error as Fail, Force, Skip};
-use bottomless_history::{Layout, Level, Policy};
+use bottomless_history::{FoldOptions, Layout, Level, MergeOptions, Policy, Removing, RestoreOptions, UnfoldOptions};
 use common::oracle::{ID, block_on};
 use common::session::{HASTY, PATIENT};
 use common::*;
@@ -296,13 +296,150 @@ fn a_layout_that_the_bucket_does_not_have_is_refused() {
                 let error = session.open_anew().unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
                 let error = error.to_string();
-                for part in [ID, &format!("layout {has}"), &format!("layout={says}"), &format!("convert --to {says}")] {
+                for part in
+                    [ID, &format!("layout {has}"), &format!("layout={says}"), &format!("convert -d {ID} --to {says}")]
+                {
                     assert!(error.contains(part), "{part}: {error}");
                 }
                 assert_eq!(session.oracle.listing(), before);
             }
             assert!(!fresh.path.exists());
         }
+    }
+}
+
+/// The keys of PUTs, from a request on, but for those of the probe.
+fn put_since(session: &Session, before: usize) -> Vec<String> {
+    let requests = session.store.requests().split_off(before);
+    let puts = requests.into_iter().filter(|(operation, _)| *operation == Operation::Put).map(|(_, key)| key);
+    puts.filter(|key| !key.contains("/probe-")).collect()
+}
+
+#[test]
+fn the_layout_is_declared_before_the_first_transaction() {
+    let log = |txid| format!("{ID}/0000/{txid:016x}-{txid:016x}.ltx");
+    for layout in [None, Some(Layout::Ltx), Some(Layout::Pages)] {
+        for is_empty in [true, false] {
+            let mut session = folding(&store(), layout, 50);
+            session.config.compaction = false;
+            if !is_empty {
+                // It is published at open.
+                session.foreign(&Image::first(&mut Random::new(51), 5));
+                session.local = session.file();
+            }
+            session.open().unwrap();
+            commit(&mut session, Edit::Grow);
+            commit(&mut session, Edit::Grow);
+            let mut expected: Vec<String> = (1..=session.txid()).map(log).collect();
+            if layout == Some(Layout::Pages) {
+                expected.insert(0, format!("{ID}/pages/layout"));
+            }
+            assert_eq!(put_since(&session, 0), expected, "{layout:?} {is_empty}");
+            assert_eq!(session.oracle.listing().layout(), layout.unwrap_or(Layout::Ltx));
+            session.finish();
+        }
+    }
+}
+
+/// Nobody has folded yet: there is a log, and the declaration.
+#[test]
+fn another_machine_goes_by_the_declared_layout() {
+    let mut a = folding(&store(), Some(Layout::Pages), 52);
+    a.config.compaction = false;
+    open(&mut a);
+    commit(&mut a, Edit::Grow);
+    a.close();
+    assert!(a.oracle.markers().is_empty());
+    let mut refused = other(&a, Some(Layout::Ltx), 53);
+    let error = refused.open().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+    assert!(error.to_string().contains(&format!("convert -d {ID} --to ltx")), "{error}");
+    let mut b = other(&a, None, 54);
+    open(&mut b);
+    assert_eq!(b.status()["layout"], "pages");
+    commit(&mut b, Edit::Grow);
+    b.db().flush().unwrap();
+    assert_folded(&b, 2);
+    b.finish();
+    open(&mut a);
+    a.finish();
+}
+
+#[test]
+fn a_declaration_without_a_transaction_is_no_database() {
+    for (layout, is_let) in [(Some(Layout::Pages), true), (None, true), (Some(Layout::Ltx), false)] {
+        let mut dead = folding(&store(), Some(Layout::Pages), 55);
+        dead.config.timeout = HASTY;
+        dead.open().unwrap();
+        let before = dead.store.next_request();
+        // The probe's requests and the declaration, and nothing behind them.
+        let of_probe = {
+            let mut other = folding(&store(), None, 55);
+            other.open().unwrap();
+            let before = other.store.next_request();
+            commit(&mut other, Edit::Grow);
+            other.store.next_request() - before - 1
+        };
+        dead.store.fail(Plan::From(before + of_probe + 1, Fault::Unreachable));
+        let told = dead.transaction(Edit::Grow, End::Commit);
+        assert!(matches!(&told, Told::Failed(error) if error.kind() == ErrorKind::Unavailable), "{told:?}");
+        let listing = dead.oracle.listing();
+        assert!(listing.is_empty() && listing.declaration().is_some());
+        let mut session = other(&dead, layout, 56);
+        let opened = session.open();
+        assert_eq!(opened.is_ok(), is_let, "{layout:?}");
+        if is_let {
+            session.db().compact_in_background(1000, None);
+            commit(&mut session, Edit::Grow);
+            session.close();
+            assert_folded(&session, 1);
+        }
+    }
+}
+
+/// As `bottomless-cli convert --to ltx` does.
+fn unfold(session: &Session) {
+    let options = UnfoldOptions {
+        merge: MergeOptions::new(session.folder.path()),
+        restore: RestoreOptions::default(),
+        removing: Removing::default(),
+        machine: 0xc11,
+        force: false,
+    };
+    block_on(session.oracle.history().unfold(&options)).unwrap();
+}
+
+#[test]
+fn who_has_a_database_open_goes_by_what_it_is_converted_to() {
+    for layout in [None, Some(Layout::Pages)] {
+        let mut session = three(57);
+        session.config.layout = layout;
+        open(&mut session);
+        commit(&mut session, Edit::Grow);
+        session.db().flush().unwrap();
+        assert_folded(&session, 4);
+
+        unfold(&session);
+        commit(&mut session, Edit::Overwrite);
+        session.db().flush().unwrap();
+        assert_eq!((session.status()["layout"].as_str(), session.oracle.pages()), (Some("ltx"), vec![]));
+        assert_eq!(session.oracle.listing().layout(), Layout::Ltx);
+        assert_eq!(session.oracle.newest(), session.local);
+
+        let (merge, machine) = (MergeOptions::new(session.folder.path()), 0xc11);
+        let options = FoldOptions { merge, machine, is_fenced: true, converts: true };
+        block_on(session.oracle.history().fold(&options)).unwrap();
+        commit(&mut session, Edit::Overwrite);
+        session.db().flush().unwrap();
+        assert_folded(&session, 6);
+        assert_eq!(session.status()["layout"], "pages");
+
+        // And where the close is the first to find it.
+        unfold(&session);
+        commit(&mut session, Edit::Shrink);
+        session.close();
+        assert_eq!((session.oracle.markers(), session.oracle.pages()), (vec![], vec![]));
+        assert_eq!(session.oracle.newest(), session.local);
     }
 }
 

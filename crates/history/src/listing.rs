@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use bottomless_ltx::Txid;
 use bottomless_store::Object;
 
-use crate::pages::Claim;
+use crate::pages::{Claim, declaration_key};
 use crate::{DatabaseId, Level, ObjectName, Settings};
 
 /// An object of the history, as the listing tells of it.
@@ -56,6 +56,7 @@ pub struct Listing {
     settings: Option<Object>,
     probes: Vec<Object>,
     claims: Vec<Object>,
+    declaration: Option<Object>,
     foreign: Vec<String>,
     /// First and last transaction of the parts of the log that were not listed.
     passed_over: Vec<(Txid, Txid)>,
@@ -78,8 +79,8 @@ impl Listing {
     #[must_use]
     pub fn new(id: DatabaseId, objects: impl IntoIterator<Item = Object>) -> Self {
         let (mut probes, mut claims, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
-        let mut settings = None;
-        let settings_key = Settings::key(&id);
+        let (mut settings, mut declaration) = (None, None);
+        let (settings_key, declaration_key) = (Settings::key(&id), declaration_key(&id));
         let mut entries = Vec::new();
         for object in objects {
             match ObjectName::parse(&id, &object.key) {
@@ -88,13 +89,24 @@ impl Listing {
                     entries.push(Entry { name, size, modified, e_tag });
                 }
                 None if object.key == settings_key => settings = Some(object),
+                None if object.key == declaration_key => declaration = Some(object),
                 None if is_probe(&id, &object.key) => probes.push(object),
                 None if Claim::parse(&id, &object.key).is_some() => claims.push(object),
                 None => foreign.push(object.key),
             }
         }
         entries.sort_by_key(|entry| entry.name);
-        Self { id, entries, settings, probes, claims, foreign, passed_over: Vec::new(), log_part: LogPart::Whole }
+        Self {
+            id,
+            entries,
+            settings,
+            probes,
+            claims,
+            declaration,
+            foreign,
+            passed_over: Vec::new(),
+            log_part: LogPart::Whole,
+        }
     }
 
     #[cfg(test)]
@@ -165,6 +177,13 @@ impl Listing {
         &self.claims
     }
 
+    /// The object that says that the database is, or will be, in the layout of pages, if there is one. By itself it is no
+    /// history.
+    #[must_use]
+    pub fn declaration(&self) -> Option<&Object> {
+        self.declaration.as_ref()
+    }
+
     /// How many objects lie below the prefix that are not ours.
     #[must_use]
     pub fn foreign(&self) -> usize {
@@ -232,6 +251,7 @@ impl Listing {
             settings: self.settings.clone(),
             probes: self.probes.clone(),
             claims: self.claims.clone(),
+            declaration: self.declaration.clone(),
             foreign: self.foreign.clone(),
             passed_over: self.passed_over.clone(),
             log_part: self.log_part,
@@ -308,10 +328,12 @@ mod tests {
             "team/test.db/probe-0123456789abcdef/x",
             "test.db/probe-0123456789abcdef",
         ];
-        let listing = Listing::new(id, probes.iter().chain(&others).map(object));
+        let declaration = "team/test.db/pages/layout";
+        let listing = Listing::new(id, probes.iter().chain(&others).chain([&declaration]).map(object));
         assert!(listing.probes().iter().map(|probe| probe.key.as_str()).eq(probes), "{:?}", listing.probes());
         assert_eq!(listing.foreign_keys(), others);
         assert!(listing.is_empty());
+        assert_eq!(listing.declaration().unwrap().key, declaration);
         assert_eq!(listing.without(|_| false), listing);
     }
 }

@@ -17,7 +17,8 @@ const PARALLEL: usize = 16;
 pub struct Removal {
     /// The objects of the history, in the order in which they are deleted.
     pub objects: Vec<Entry>,
-    /// What else is ours: claims of those who fold, a probe of conditional writes that was left behind, and last the settings.
+    /// What else is ours: claims of those who fold, a probe of conditional writes that was left behind, the declaration of the
+    /// layout, and last the settings.
     pub others: Vec<Object>,
     /// The page objects, which are deleted behind all that: without a marker they are no database. They are listed again then.
     pub pages: PageCount,
@@ -86,6 +87,7 @@ impl History {
         let mut objects = listing.entries().to_vec();
         objects.sort_by_key(|entry| removal_order(entry.name));
         let mut others = [listing.claims(), listing.probes()].concat();
+        others.extend(listing.declaration().cloned());
         others.extend(listing.settings().cloned());
         let pages = self.count_pages().await?;
         Ok(Removal { objects, others, pages, foreign: listing.foreign_keys().to_vec() })

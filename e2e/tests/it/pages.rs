@@ -147,7 +147,7 @@ fn a_layout_that_the_bucket_does_not_have_opens_nothing() {
     fn refuses(world: &World, to: &str) {
         let Err((error, session)) = world.try_open(Host::Newest) else { panic!("{to}: must not open") };
         assert_eq!(error.primary(), 14, "{error:?}");
-        let advice = format!("bottomless-cli convert --to {to} {}", world.id());
+        let advice = format!("bottomless-cli convert -d {} --to {to}", world.id());
         assert!(session.stderr().contains(&advice), "{}", session.stderr());
     }
     let mut pages = world("pagesonly");

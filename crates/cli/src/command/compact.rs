@@ -45,15 +45,21 @@ pub(crate) async fn run(common: &Common, options: &Options, scope: Scope, output
         return Err(Error::Failed(PlanError::Empty(history.id().clone()).to_string()));
     }
     if folding::layout_of(&listing)? == Layout::Pages {
-        return match scope {
-            Scope::Snapshot => Err(Error::Failed(format!(
-                "{0} has layout pages: its page objects are what a snapshot would hold, and none is made beside them. Write \
+        match scope {
+            Scope::Snapshot => {
+                return Err(Error::Failed(format!(
+                    "{0} has layout pages: its page objects are what a snapshot would hold, and none is made beside them. Write \
                  it into a file (bottomless-cli restore), or give it the other layout (bottomless-cli convert -d {0} --to \
                  ltx)",
-                history.id()
-            ))),
-            _ => fold(Place::from(&location), &history, output).await,
-        };
+                    history.id()
+                )));
+            }
+            _ => {
+                if let Some(done) = fold(Place::from(&location), &history).await? {
+                    return Ok(output.print(&done)?);
+                }
+            }
+        }
     }
     let bar = Bar::start();
     let merging = MergeOptions { progress: Some(bar.progress()), ..MergeOptions::new(std::env::temp_dir()) };
@@ -68,16 +74,20 @@ pub(crate) async fn run(common: &Common, options: &Options, scope: Scope, output
     Ok(output.print(&Done::new(Place::from(&location), history.id(), &compacted))?)
 }
 
-async fn fold(place: Place, history: &History, output: Output) -> Result<(), Error> {
+/// None where it was converted to the other layout meanwhile.
+async fn fold(place: Place, history: &History) -> Result<Option<Done>, Error> {
     let machine = folding::Machine::take(history, "fold")?;
     let left = OnCancel::new(|| "what was folded stays; nothing is lost, and the same command goes on".to_owned());
-    let folded = folding::fold(history, &machine).await;
+    let folded = folding::fold(history, &machine, false).await;
     left.disarm();
     let folded = folded?;
+    if folded.layout == Layout::Ltx {
+        return Ok(None);
+    }
     if let Some(refused) = &folded.shortened.refused {
         super::warn(&format!("not everything that may go could be deleted: {refused}"));
     }
-    Ok(output.print(&Done::of_fold(place, history.id(), &folded))?)
+    Ok(Some(Done::of_fold(place, history.id(), &folded)))
 }
 
 #[derive(Debug, Serialize)]

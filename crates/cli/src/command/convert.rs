@@ -34,7 +34,9 @@ pub(crate) async fn run(common: &Common, options: &Options, output: Output) -> R
     let location = common.location()?;
     let history = History::new(connect(&location).await?, common.one_database()?);
     let listing = history.list(None).await?;
-    if listing.is_empty() {
+    // Of a database that was never begun, or is gone, there may be the declaration.
+    let is_declared = options.to == LayoutName::Ltx && listing.declaration().is_some();
+    if listing.is_empty() && !is_declared {
         return Err(Error::Failed(PlanError::Empty(history.id().clone()).to_string()));
     }
     let left = OnCancel::new(|| format!("{} can be restored as before; the same command goes on", history.id()));
@@ -64,7 +66,8 @@ enum Converted {
 }
 
 async fn to_pages(history: &History, listing: &Listing, force: bool) -> Result<Converted, Error> {
-    let was = listing.layout() == Layout::Pages;
+    // Where it was declared only, its page objects are made now.
+    let was = listing.marker().is_some();
     let mut folded = Folded::default();
     if was {
         folded.txid = listing.marker().map(|marker| marker.name.max).unwrap_or_default();
@@ -82,7 +85,7 @@ async fn to_pages(history: &History, listing: &Listing, force: bool) -> Result<C
         }
         let (mut written, mut removed) = (0, 0);
         loop {
-            folded = fold(history, &machine).await?;
+            folded = fold(history, &machine, true).await?;
             written += folded.written;
             removed += folded.removed;
             let Some(wait) = folded.wait.filter(|_| folded.txid < listing.last_txid()) else { break };
@@ -176,7 +179,7 @@ impl Done {
                 done.not_deleted = refused.map(|refused| refused.to_string());
             }
             Converted::Ltx(unfolded) => {
-                done.converted = unfolded.markers > 0 || unfolded.pages > 0;
+                done.converted = unfolded.declaration || unfolded.markers > 0 || unfolded.pages > 0;
                 done.txid = unfolded.txid.to_string();
                 done.removed_pages = unfolded.pages;
                 done.snapshot = unfolded.snapshot.as_ref().map(|entry| entry.name.key(history.id()));

@@ -80,13 +80,14 @@ fn hash(what: &impl std::hash::Hash) -> u64 {
     hasher.finish()
 }
 
-/// Folds once, with a progress bar.
-pub(super) async fn fold(history: &History, machine: &Machine) -> Result<Folded, Error> {
+/// Folds once, with a progress bar. Whether it `converts` what is in the other layout, see [`FoldOptions::converts`].
+pub(super) async fn fold(history: &History, machine: &Machine, converts: bool) -> Result<Folded, Error> {
     let bar = Bar::start();
     let options = FoldOptions {
         merge: MergeOptions { progress: Some(bar.progress()), ..MergeOptions::new(std::env::temp_dir()) },
         machine: machine.id,
         is_fenced: std::env::var("LIBSQL_BOTTOMLESS_FENCING").ok().as_deref() != Some("off"),
+        converts,
     };
     Ok(history.fold(&options).await?)
 }

@@ -91,7 +91,7 @@ async fn fold_imported(history: &History, machine: &Machine) -> Result<Folded, E
         format!("{id} is imported, but its page objects are not there yet: bottomless-cli convert -d {id} --to pages")
     };
     let left = OnCancel::new(how);
-    let folded = fold(history, machine).await;
+    let folded = fold(history, machine, true).await;
     left.disarm();
     let folded = folded.map_err(|error| Error::Failed(format!("{error}. {}", how())))?;
     if folded.txid == Txid::ZERO {

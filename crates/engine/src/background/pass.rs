@@ -88,13 +88,16 @@ pub(super) async fn pass(upkeep: &Upkeep, bucket: Bucket, turn: Turn) -> Result<
         options,
         note: PassNote { identity: upkeep.identity, at_ms: now_ms, txid: position },
     };
-    if upkeep.layout() == Layout::Ltx
-        && let Some(done) = work.compact().await?
-    {
-        return Ok(Passed::Done(done));
+    // As the bucket has it now: whoever converts it asks nobody.
+    loop {
+        let done = match upkeep.layout() {
+            Layout::Ltx => work.compact().await?,
+            Layout::Pages => work.fold(machine_number(path, upkeep.identity).map_err(disk)?).await?,
+        };
+        if let Some(done) = done {
+            return Ok(Passed::Done(done));
+        }
     }
-    let machine = machine_number(path, upkeep.identity).map_err(disk)?;
-    work.fold(machine).await.map(Passed::Done)
 }
 
 /// A pass with all that it needs.
@@ -107,7 +110,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// None where another machine has begun to fold.
+    /// None where it is in the layout of pages now.
     async fn compact(&self) -> Result<Option<Done>> {
         let compacted = self.history.compact(&self.upkeep.policy, Scope::Due, &self.options).await?;
         self.upkeep.saw_layout(compacted.layout);
@@ -126,8 +129,10 @@ impl Work<'_> {
         Ok(Some(Done { note: self.note, due_after, refused, folded_to: None, wait: None }))
     }
 
-    async fn fold(&self, machine: u64) -> Result<Done> {
-        let options = FoldOptions { merge: self.options.clone(), machine, is_fenced: self.upkeep.is_fenced };
+    /// None where it is in the other layout now.
+    async fn fold(&self, machine: u64) -> Result<Option<Done>> {
+        let is_fenced = self.upkeep.is_fenced;
+        let options = FoldOptions { merge: self.options.clone(), machine, is_fenced, converts: false };
         let mut folded = self.history.fold(&options).await?;
         // Of a long log it does a part.
         while folded.wait.is_some_and(|wait| wait.is_zero()) {
@@ -136,6 +141,10 @@ impl Work<'_> {
             if folded.to <= before {
                 break;
             }
+        }
+        self.upkeep.saw_layout(folded.layout);
+        if folded.layout == Layout::Ltx {
+            return Ok(None);
         }
         self.leave_note();
         // What is folded and has no marker yet is read once more.
@@ -152,7 +161,7 @@ impl Work<'_> {
             folded.removed
         );
         let refused = folded.shortened.refused.map(Error::from);
-        Ok(Done { note: self.note, due_after: None, refused, folded_to: Some(folded.to), wait: folded.wait })
+        Ok(Some(Done { note: self.note, due_after: None, refused, folded_to: Some(folded.to), wait: folded.wait }))
     }
 
     fn leave_note(&self) {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bottomless_history::{Layout, Moment, ObjectName};
-use bottomless_ltx::{Checksum, Header, PageNumber, Position, WriterId};
+use bottomless_ltx::{Checksum, Header, PageNumber, Position, Txid, WriterId};
 use bottomless_points::{Point, reach};
 use bottomless_store::probe::{self, Proof};
 use roaring::RoaringBitmap;
@@ -72,6 +72,7 @@ impl Database {
                 self.validate_before(draft.position.txid, left(deadline))?;
             }
             self.prove(&mut record, left(deadline))?;
+            self.declare(draft.position.txid, left(deadline))?;
             reach(Point::CommitProven);
             let intent = Intent {
                 txid: draft.position.txid,
@@ -212,6 +213,15 @@ impl Database {
             }
         }
         Ok(())
+    }
+
+    /// Says the layout where nothing in the bucket does yet: whoever else has the database open, or merges it, goes by that.
+    fn declare(&self, txid: Txid, timeout: Duration) -> Result<()> {
+        if txid != Txid::FIRST || self.config().layout != Some(Layout::Pages) {
+            return Ok(());
+        }
+        let declared = self.block_on(self.history().declare_pages(timeout));
+        declared.map_err(|error| self.rolled_back(error.into()))
     }
 
     /// A reader that can't follow a change of the page size (`litestream restore`) begins at a snapshot.

@@ -8,23 +8,24 @@ use crate::error::{Error, ErrorKind, Result};
 
 impl Database {
     /// Refuses a layout that the bucket does not have: where both were written to, neither would be whole. A log alone is of
-    /// either.
+    /// either, if none was declared.
     pub(super) fn refuse_other_layout(&self, listing: &Listing) -> Result<()> {
-        let Some(wanted) = self.config().layout else { return Ok(()) };
-        if listing.is_empty() {
-            return if wanted == Layout::Pages { self.refuse_page_objects() } else { Ok(()) };
-        }
         let found = listing.layout();
-        if found == wanted || (found == Layout::Ltx && listing.merged().is_empty()) {
-            return Ok(());
+        let wanted = self.config().layout.unwrap_or(found);
+        if found != wanted && (found == Layout::Pages || !listing.merged().is_empty()) {
+            return Err(self.other_layout(wanted, found));
         }
+        if listing.is_empty() && wanted == Layout::Pages { self.refuse_page_objects() } else { Ok(()) }
+    }
+
+    fn other_layout(&self, wanted: Layout, found: Layout) -> Error {
         let id = &self.config().database_id;
         let text = format!(
             "the configuration says layout={wanted}, and the bucket has the database in the layout {found}. Leave \
              LIBSQL_BOTTOMLESS_LAYOUT and the URI parameter layout out to use it as it is, or convert it first: \
-             bottomless-cli convert --to {wanted} {id}"
+             bottomless-cli convert -d {id} --to {wanted}"
         );
-        Err(Error::new(ErrorKind::Configuration, text))
+        Error::new(ErrorKind::Configuration, text)
     }
 
     /// Without a history, page objects are what is left of a database: a new one would overwrite them.
@@ -36,7 +37,7 @@ impl Database {
         let id = &self.config().database_id;
         let text = format!(
             "the bucket has page objects of the database ({id}-…), and neither their marker nor a log ({id}/…): a new database \
-             would overwrite them. Bring back what was deleted, or remove them with bottomless-cli rm {id}"
+             would overwrite them. Bring back what was deleted, or remove them with bottomless-cli rm -d {id}"
         );
         Err(Error::new(ErrorKind::Conflict, text))
     }

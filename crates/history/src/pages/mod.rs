@@ -5,6 +5,7 @@
 //! the marker, has the database at the end of the log: a fold changes only pages that the log behind the marker changes.
 
 mod claim;
+mod declare;
 mod fold;
 mod hold;
 mod key;
@@ -16,6 +17,7 @@ mod snapshot;
 mod unfold;
 
 pub(crate) use claim::Claim;
+pub(crate) use declare::declaration_key;
 pub use fold::{FoldOptions, Folded};
 pub use key::PageKey;
 pub(crate) use lay::{Marker, Outcome, Torn};
@@ -49,10 +51,10 @@ impl fmt::Display for Layout {
 }
 
 impl Listing {
-    /// The layout of the database: that of pages begins with its first marker.
+    /// The layout of the database: that of pages is declared before the first transaction, or begins with the first marker.
     #[must_use]
     pub fn layout(&self) -> Layout {
-        if self.marker().is_some() { Layout::Pages } else { Layout::Ltx }
+        if self.marker().is_some() || self.declaration().is_some() { Layout::Pages } else { Layout::Ltx }
     }
 
     /// The newest marker: the one that counts.

@@ -1,9 +1,9 @@
 //! From page objects back to objects that hold many pages.
 //!
 //! What is done stands in an order in which the database can be restored after each step: a snapshot of all that the marker
-//! holds, the markers, the page objects. All of it happens under a claim, so that nobody folds meanwhile. Whoever deletes what
-//! the marker replaces may be about to do so by a listing that is a quarter of the fence window old: so a snapshot that
-//! holds no more than the marker counts only while it is young.
+//! holds, the declaration of the layout, the markers, the page objects. All of it happens under a claim, so that nobody
+//! folds meanwhile. Whoever deletes what the marker replaces may be about to do so by a listing that is a quarter of the
+//! fence window old: so a snapshot that holds no more than the marker counts only while it is young.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::hold::Hold;
 use crate::compact::longest_use;
-use crate::{Entry, History, HistoryError, Level, Listing, MergeOptions, ObjectName, Progress, RestoreOptions};
+use crate::{Entry, History, HistoryError, Layout, Level, Listing, MergeOptions, ObjectName, Progress, RestoreOptions};
 
 /// What others do may take what was listed away: so often it is looked at again.
 const ROUNDS: usize = 4;
@@ -54,6 +54,8 @@ pub struct Unfolded {
     pub txid: Txid,
     /// The snapshot, if it was made now.
     pub snapshot: Option<Entry>,
+    /// Whether a declaration of the layout was deleted.
+    pub declaration: bool,
     /// Markers that were deleted.
     pub markers: u64,
     /// Page objects that were deleted.
@@ -62,10 +64,11 @@ pub struct Unfolded {
 
 impl History {
     /// Makes a database in [`crate::Layout::Pages`] one in [`crate::Layout::Ltx`]: with a snapshot in place of its page objects. Where
-    /// it has neither marker nor page objects, nothing is done. Cut off anywhere, it leaves a whole history, and the next call
-    /// goes on.
+    /// it has neither declaration nor marker nor page objects, nothing is done. Cut off anywhere, it leaves a whole history,
+    /// and the next call goes on.
     ///
-    /// Programs may go on committing. One that is told to use page objects makes them anew with its next fold.
+    /// Programs may go on committing. One that has folded finds with its next fold that there is nothing to fold any more.
+    /// But where the log is all there is, it may be folded by one that is told to use page objects.
     ///
     /// # Errors
     /// [`HistoryError::Claimed`] while another folds, those of restoring and of making a snapshot, and those of the store.
@@ -75,8 +78,8 @@ impl History {
             let listing = self.list(None).await?;
             done.txid = listing.last_txid();
             let is_due = match round {
-                0 => listing.marker().is_some() || self.has_left_overs(&listing, options.machine).await?,
-                _ => listing.marker().is_some(),
+                0 => is_paged(&listing) || self.has_left_overs(&listing, options.machine).await?,
+                _ => is_paged(&listing),
             };
             if !is_due {
                 return Ok(done);
@@ -88,13 +91,15 @@ impl History {
                 hold.release().await?;
                 return Err(error);
             }
+            self.remove_declaration(&hold, &mut done).await?;
             self.remove_markers(&hold, &mut done).await?;
             self.remove_pages(&mut hold, options, &mut done).await?;
             self.remove_claims(&hold, &listing, options.force).await?;
             hold.release().await?;
         }
-        let marker = self.list(Some(Txid::MAX)).await?.marker().map(|marker| marker.name.key(self.id()));
-        match marker {
+        let listing = self.list(Some(Txid::MAX)).await?;
+        let marker = listing.marker().map(|marker| marker.name.key(self.id()));
+        match marker.or_else(|| listing.declaration().map(|declaration| declaration.key.clone())) {
             None => Ok(done),
             Some(key) => Err(HistoryError::Refolded { key }),
         }
@@ -161,6 +166,17 @@ impl History {
         Ok(made)
     }
 
+    /// Before the markers: they alone say what the page objects are.
+    async fn remove_declaration(&self, hold: &Hold<'_>, done: &mut Unfolded) -> Result<(), HistoryError> {
+        let listing = self.list(Some(Txid::MAX)).await?;
+        if let Some(declaration) = listing.declaration() {
+            hold.term().check()?;
+            self.bucket().delete(&declaration.key).await?;
+            done.declaration = true;
+        }
+        Ok(())
+    }
+
     /// The newest last: an older one says nothing of the page objects.
     async fn remove_markers(&self, hold: &Hold<'_>, done: &mut Unfolded) -> Result<(), HistoryError> {
         let listing = self.list(Some(Txid::MAX)).await?;
@@ -218,6 +234,10 @@ impl History {
         }
         Ok(())
     }
+}
+
+fn is_paged(listing: &Listing) -> bool {
+    listing.layout() == Layout::Pages
 }
 
 /// Replies to a listing and to others may tell times of another precision.

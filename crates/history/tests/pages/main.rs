@@ -3,6 +3,7 @@
 
 mod audit;
 mod damage;
+mod declared;
 mod names;
 mod restore;
 mod snapshot;

@@ -73,15 +73,18 @@ async fn a_snapshot_takes_the_place_of_page_objects() {
 #[tokio::test]
 async fn each_step_leaves_the_database_whole_and_the_same_call_goes_on() {
     let timeline = timeline();
-    for (marker, end) in [(4, 7), (6, 6)] {
+    for (marker, end, declared) in [(4, 7, 0), (6, 6, 1)] {
         let store = Recorder::default();
         let history = store.history("a.db");
         put_laid(&history, &timeline, marker, end).await;
+        if declared > 0 {
+            history.declare_pages(MINUTE).await.unwrap();
+        }
         store.states("a.db");
         unfold(&history).await;
         let states = store.states("a.db");
-        // The claim comes and goes; the snapshot, the marker.
-        assert_eq!(states.len(), timeline.state(marker).pages.len() + 4);
+        // The claim comes and goes; the snapshot, the declaration, the marker.
+        assert_eq!(states.len(), timeline.state(marker).pages.len() + 4 + declared);
         for (step, left) in states.iter().enumerate() {
             assert_ends(left, &timeline, end).await;
             unfold(left).await;
@@ -257,8 +260,12 @@ fn a_restore_goes_on_with_the_snapshot() {
 
 /// As a program of another machine.
 async fn fold(history: &History) -> Folded {
+    fold_with(history, false).await
+}
+
+async fn fold_with(history: &History, converts: bool) -> Folded {
     let merge = MergeOptions::new(std::env::temp_dir());
-    history.fold(&FoldOptions { merge, machine: 0xcd, is_fenced: true }).await.unwrap()
+    history.fold(&FoldOptions { merge, machine: 0xcd, is_fenced: true, converts }).await.unwrap()
 }
 
 #[tokio::test]
@@ -279,8 +286,12 @@ async fn a_fold_that_has_listed_the_marker_before_begins_anew() {
     assert_eq!((folded.written, folded.wait), (0, Some(Duration::ZERO)));
     assert_eq!(history.list(None).await.unwrap().layout(), Layout::Ltx);
     assert_ends(&history, &timeline, 7).await;
-    // Told to use page objects, it makes all of them.
+    // It has had no say in that.
     let folded = fold(&history).await;
+    assert_eq!((folded.layout, folded.txid.get(), folded.written, folded.wait), (Layout::Ltx, 0, 0, None));
+    assert_eq!(there(&history).await.1, 0);
+    // Told to convert it, it makes all of them.
+    let folded = fold_with(&history, true).await;
     assert_eq!((folded.txid.get(), folded.written), (7, timeline.state(7).pages.len() as u64));
     history.bucket().delete(&name(9, 1, 7).key(history.id())).await.unwrap();
     assert_ends(&history, &timeline, 7).await;
@@ -309,7 +320,7 @@ async fn there_and_back_while_transactions_come() {
     let history = history("a.db");
     make(&history, logging(history.id(), &timeline, 1, 3)).await;
     for end in 4..=timeline.last() {
-        assert_eq!(fold(&history).await.txid.get(), end - 1);
+        assert_eq!(fold_with(&history, true).await.txid.get(), end - 1);
         make(&history, logging(history.id(), &timeline, end, end)).await;
         assert_ends(&history, &timeline, end).await;
         if end % 2 == 0 {

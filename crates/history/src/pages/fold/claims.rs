@@ -25,7 +25,7 @@ const CONTENT: &[u8] = b"a machine is folding the log into page objects\n";
 
 /// What came of the attempt to claim.
 pub(super) enum Taken<'a> {
-    Held(Held<'a>),
+    Held(Box<Held<'a>>),
     /// Another machine is folding.
     Wait(Duration),
 }
@@ -56,6 +56,7 @@ pub(super) struct Held<'a> {
 struct Seen {
     markers: Vec<Entry>,
     claims: Vec<Object>,
+    is_declared: bool,
     now: Option<SystemTime>,
 }
 
@@ -134,14 +135,16 @@ impl<'a> Held<'a> {
             return Ok(Taken::Wait(wait));
         }
         let is_listed = seen.claims.iter().any(|other| other.key == key);
-        if !is_listed || seen.marker() != start.from {
+        // It has been given up meanwhile.
+        let was_declared = start.listing.declaration().is_some() && !seen.is_declared;
+        if !is_listed || was_declared || seen.marker() != start.from {
             // Others have been here since the first listing.
             held.release().await;
             return Ok(Taken::Wait(Duration::ZERO));
         }
         held.is_contested = seen.young(window).any(|other| other.key != key);
         held.known = seen.claims.iter().map(|claim| claim.key.clone()).collect();
-        Ok(Taken::Held(held))
+        Ok(Taken::Held(Box::new(held)))
     }
 
     async fn claim(&self, key: &str) -> Result<(), HistoryError> {
@@ -241,7 +244,8 @@ impl<'a> Held<'a> {
         let claimed = listing.claims().iter().find(|claim| claim.key == ours).map(|claim| claim.modified);
         let now = history.bucket().now().await.max(claimed);
         let markers = listing.entries().iter().filter(|entry| entry.name.level == Level::PAGES).cloned().collect();
-        let seen = Seen { markers, claims: listing.claims().to_vec(), now };
+        let is_declared = listing.declaration().is_some();
+        let seen = Seen { markers, claims: listing.claims().to_vec(), is_declared, now };
         self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone_from(&seen);
         Ok(seen)
     }

@@ -23,7 +23,8 @@ use self::claims::{Held, Taken};
 use self::put::Pages;
 use crate::compact::{Draft, LISTINGS};
 use crate::{
-    Damage, Entry, History, HistoryError, Level, Listing, MergeOptions, Moment, ObjectName, Policy, Settings, Shortened,
+    Damage, Entry, History, HistoryError, Layout, Level, Listing, MergeOptions, Moment, ObjectName, Policy, Settings,
+    Shortened,
 };
 
 /// How to fold.
@@ -37,12 +38,17 @@ pub struct FoldOptions {
     pub machine: u64,
     /// Whether pages are written on condition. If not, there is no other machine that folds.
     pub is_fenced: bool,
+    /// Whether what is in [`Layout::Ltx`] gets page objects. If not, it is left alone: that it was not so before was another's
+    /// decision.
+    pub converts: bool,
 }
 
 /// What a fold has done.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Folded {
+    /// That of the database. [`Layout::Ltx`]: there are objects above the log, and no page objects are made.
+    pub layout: Layout,
     /// Of the newest marker, now; zero: there is none.
     pub txid: Txid,
     /// Up to which transaction the page objects hold the database, as far as this fold knows: the marker may be behind.
@@ -97,6 +103,10 @@ impl History {
     async fn fold_once(&self, options: &FoldOptions) -> Result<Folded, HistoryError> {
         let start = self.start().await?;
         let mut folded = Folded { txid: start.from, to: start.from, ..Folded::default() };
+        if !options.converts && start.listing.layout() == Layout::Ltx && !start.listing.merged().is_empty() {
+            return Ok(folded);
+        }
+        folded.layout = Layout::Pages;
         let to = start.listing.last_txid();
         if to > start.from {
             match Held::take(self, options, &start).await? {

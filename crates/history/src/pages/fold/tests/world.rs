@@ -30,7 +30,7 @@ pub(super) fn history(port: &Port) -> History {
 
 pub(super) fn options(machine: usize) -> FoldOptions {
     let merge = MergeOptions::new(std::env::temp_dir());
-    FoldOptions { merge, machine: machine as u64, is_fenced: true }
+    FoldOptions { merge, machine: machine as u64, is_fenced: true, converts: false }
 }
 
 pub(super) async fn fold(port: &Port, machine: usize) -> Result<Folded, HistoryError> {
