@@ -313,6 +313,9 @@ impl Pass<'_> {
     async fn read_back(&mut self, by: &Entry) -> Result<(), HistoryError> {
         if !self.read.contains(by) {
             self.history.read_back(by, self.options).await?;
+            if by.name.level == Level::PAGES {
+                self.history.find_page_objects(by).await?;
+            }
             self.read.push(by.clone());
             reach(Point::CompactReplaced);
         }

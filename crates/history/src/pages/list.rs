@@ -1,9 +1,9 @@
 //! Listing page objects: they lie beside the prefix of their database, among whatever else the folder holds.
 
-use bottomless_ltx::PageNumber;
+use bottomless_ltx::{Header, PageNumber};
 use bottomless_store::Object;
 
-use crate::{History, HistoryError, PageKey};
+use crate::{Damage, Entry, History, HistoryError, PageKey};
 
 /// Keys that are asked for at once, and kept in memory. Services send no more in one reply.
 const AT_ONCE: usize = 1000;
@@ -60,6 +60,34 @@ impl History {
             total.bytes += some.iter().map(|(_, object)| object.size).sum::<u64>();
         }
         Ok(total)
+    }
+}
+
+impl History {
+    /// Makes sure that a marker has all of its page objects, each of the length of a page: one request for every thousand. While
+    /// others fold on, some may be missing.
+    pub(crate) async fn find_page_objects(&self, marker: &Entry) -> Result<(), HistoryError> {
+        let Header { page_size, size_in_pages, .. } = self.header(marker.name).await?;
+        let damaged = |damage| Err(HistoryError::damaged(marker.name.key(self.id()), damage));
+        let key = |page| PageKey(page).key(self.id());
+        let stored = |page: &PageNumber| *page != page_size.lock_page();
+        let mut expected = (1..=size_in_pages).filter_map(PageNumber::new).filter(stored);
+        let mut next = expected.next();
+        let mut pages = self.page_objects(PageNumber::FIRST);
+        while let Some(some) = pages.next().await? {
+            for (page, object) in some {
+                match next {
+                    Some(missing) if missing < page => return damaged(Damage::NoPage { object: key(missing) }),
+                    Some(found) if found == page && object.size != u64::from(page_size.get()) => {
+                        let Object { key: object, size: have, .. } = object;
+                        return damaged(Damage::PageLength { object, have, need: page_size });
+                    }
+                    Some(found) if found == page => next = expected.next(),
+                    _ => {}
+                }
+            }
+        }
+        next.map_or(Ok(()), |missing| damaged(Damage::NoPage { object: key(missing) }))
     }
 }
 

@@ -75,6 +75,8 @@ impl History {
             tracing::info!(from = %at, to = %last, "pages were folded meanwhile; the restore goes on with the log behind them");
             let options = RestoreOptions { base: Some(base), ..options.clone() };
             match self.try_restore(&plan, into.clone(), &options).await {
+                // Its last object names no checksum of ours: nothing tells whether it is whole.
+                Ok(Outcome::Whole(restored)) if restored.is_foreign => break,
                 Ok(Outcome::Whole(restored)) => return Ok(Restored { bytes: restored.bytes + bytes, ..restored }),
                 Ok(Outcome::Torn(torn)) => {
                     base = torn.base;

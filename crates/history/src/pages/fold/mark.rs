@@ -2,7 +2,7 @@
 
 use bottomless_ltx::{Checksum, DatabaseChecksums, Header, PageNumber, Txid};
 use bottomless_points::{Point, reach};
-use bottomless_store::{Expected, Replaced};
+use bottomless_store::{Expected, Object, Replaced};
 use bytes::Bytes;
 use futures::StreamExt;
 
@@ -11,7 +11,7 @@ use super::claims::Held;
 use super::frames::e_tag;
 use crate::compact::Draft;
 use crate::pages::encode_marker;
-use crate::{History, HistoryError, Level, ObjectName};
+use crate::{History, HistoryError, Level, ObjectName, PageKey};
 
 impl History {
     /// Deletes the page objects behind the end of the database; how many.
@@ -28,21 +28,7 @@ impl History {
             && let Some(pages) = strays.next().await?
         {
             held.check().await?;
-            let deletions = futures::stream::iter(pages).map(|(_, object)| async move {
-                // Like a page that is written, one that is deleted is what was listed: a request that comes late must not
-                // delete what is there again.
-                let delete = || self.bucket().delete_once(&object.key, object.e_tag.as_deref(), options.merge.timeout);
-                let deleted = held.send(delete).await?;
-                match deleted {
-                    Some(true) => reach(Point::FoldRemoved),
-                    Some(false) => {
-                        tracing::info!(key = object.key, "another machine has written a page: this one stops folding");
-                        held.stop();
-                    }
-                    None => {}
-                }
-                Ok::<_, HistoryError>(u64::from(deleted == Some(true)))
-            });
+            let deletions = futures::stream::iter(pages).map(|(_, object)| self.remove_page(object, options, held));
             let mut deletions = deletions.buffer_unordered(options.merge.requests.max(1)).boxed();
             let mut failure = None;
             // To the end also after an error: what is under way has an outcome, then.
@@ -60,6 +46,42 @@ impl History {
             }
         }
         Ok(removed)
+    }
+
+    /// Deletes a page object as it was listed; how many.
+    async fn remove_page(&self, object: Object, options: &FoldOptions, held: &Held<'_>) -> Result<u64, HistoryError> {
+        // Like a page that is written, one that is deleted is what was listed: a request that comes late must not delete what is
+        // there again.
+        let delete = || self.bucket().delete_once(&object.key, object.e_tag.as_deref(), options.merge.timeout);
+        match held.send(delete).await? {
+            Some(true) => {
+                reach(Point::FoldRemoved);
+                Ok(1)
+            }
+            Some(false) => {
+                tracing::info!(key = object.key, "another machine has written a page: this one stops folding");
+                held.stop();
+                Ok(0)
+            }
+            None => Ok(0),
+        }
+    }
+
+    /// Another page size makes another page the lock page, which has no object.
+    pub(super) async fn remove_lock_page(
+        &self,
+        header: &Header,
+        options: &FoldOptions,
+        held: &Held<'_>,
+    ) -> Result<u64, HistoryError> {
+        let lock_page = header.page_size.lock_page();
+        if lock_page.get() > header.size_in_pages {
+            return Ok(0);
+        }
+        match self.bucket().head(&PageKey(lock_page).key(self.id())).await? {
+            Some(object) => self.remove_page(object, options, held).await,
+            None => Ok(0),
+        }
     }
 
     /// Makes the marker; false if the claim was too old for that.

@@ -165,8 +165,8 @@ impl History {
         };
         let draft = self.draft_behind(options, start, to, before.as_ref()).await?;
         let size = draft.header.size_in_pages;
-        let size_before = before.map_or(0, |before| before.size_in_pages);
-        let pages = Pages::new(self, options, held, size_before);
+        let size_before = before.as_ref().map_or(0, |before| before.size_in_pages);
+        let pages = Pages::new(self, options, held, size_before).await?;
         let put = pages.put_all(&draft).await;
         (folded.written, folded.equal) = pages.counts();
         put?;
@@ -177,6 +177,9 @@ impl History {
         reach(Point::FoldPages);
         if !self.bucket().is_folder() || size < size_before || held.is_contested() {
             folded.removed = self.remove_behind(size, options, held).await?;
+        }
+        if before.is_none_or(|before| before.page_size != draft.header.page_size) {
+            folded.removed += self.remove_lock_page(&draft.header, options, held).await?;
         }
         held.check().await?;
         if !held.goes_on() {

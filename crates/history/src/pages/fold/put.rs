@@ -54,15 +54,21 @@ struct Way {
 }
 
 impl<'a> Pages<'a> {
-    pub(super) fn new(history: &'a History, options: &'a FoldOptions, held: &'a Held<'a>, size_before: u32) -> Self {
-        // What an earlier fold has put is not put again.
-        let known_size = match held.is_first() {
+    pub(super) async fn new(
+        history: &'a History,
+        options: &'a FoldOptions,
+        held: &'a Held<'a>,
+        size_before: u32,
+    ) -> Result<Self, HistoryError> {
+        let behind = size_before.checked_add(1).and_then(PageNumber::new);
+        let known_size = match behind {
             _ if history.bucket().is_folder() => 0,
-            false => u32::MAX,
-            true if options.is_fenced => size_before,
-            true => 0,
+            _ if !options.is_fenced && held.is_first() => 0,
+            // A fold that was cut off, or has taken too long, has put some already: they are looked up, many at once.
+            Some(behind) if history.page_objects(behind).next().await?.is_none() => size_before,
+            _ => u32::MAX,
         };
-        Self { history, options, held, known_size, written: AtomicU64::new(0), equal: AtomicU64::new(0) }
+        Ok(Self { history, options, held, known_size, written: AtomicU64::new(0), equal: AtomicU64::new(0) })
     }
 
     /// How many were written, and how many had the right content.
