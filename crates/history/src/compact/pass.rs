@@ -27,6 +27,9 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Objects of the log that are looked at in one go, to bound memory: at some 150 bytes each.
 const LOG_LENGTH: usize = 100_000;
 
+/// A database of so many pages has its page objects listed in a few requests.
+const FEW_PAGES: u32 = 10_000;
+
 /// What is merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -175,6 +178,9 @@ impl History {
         loop {
             let listed = self.list_for_deletion(policy).await?;
             let Verdict { replaced, more } = listed.listing.verdict(policy, listed.window, listed.now);
+            if self.may_wait(&listed, policy, &replaced).await? {
+                return Ok(pass.done);
+            }
             let before = (pass.done.deleted, pass.read.len());
             let outcome = pass.delete(&listed, &replaced).await?;
             let has_advanced = (pass.done.deleted, pass.read.len()) != before;
@@ -188,6 +194,18 @@ impl History {
                 return Ok(pass.done);
             }
         }
+    }
+
+    /// Whether what is replaced by page objects is left for later: these are all listed before, and not for each piece of the log
+    /// that has come of age where that takes many requests.
+    async fn may_wait(&self, listed: &Listed, policy: &Policy, replaced: &[Replaced]) -> Result<bool, HistoryError> {
+        let Some(marker) = listed.listing.marker().filter(|_| !replaced.is_empty()) else { return Ok(false) };
+        let late = policy.retention.max(listed.window) + listed.window / 4;
+        let is_late = |entry: &Entry| entry.modified.checked_add(late).is_some_and(|until| until < listed.now);
+        if replaced.iter().flat_map(|replaced| &replaced.objects).any(is_late) {
+            return Ok(false);
+        }
+        Ok(self.header(marker.name).await?.size_in_pages > FEW_PAGES)
     }
 
     /// What [`History::shorten`] would delete, and by what it is replaced. After that there may be more, where the log is long.

@@ -77,12 +77,7 @@ impl Listing {
             return Verdict::default();
         }
         let retention = policy.retention.max(window);
-        let judge = Judge { listing: self, now, window, retention, segments: self.segments() };
-        let verdict = judge.judge();
-        // All page objects are listed before anything goes: not for each piece of the log that has come of age.
-        let is_overdue = |entry: &Entry| judge.is_older(entry, retention + window / 4);
-        let mut objects = verdict.replaced.iter().flat_map(|replaced| &replaced.objects);
-        if self.marker().is_some() && !objects.any(is_overdue) { Verdict::default() } else { verdict }
+        Judge { listing: self, now, window, retention, segments: self.segments() }.judge()
     }
 
     /// Cuts the transactions at the ends of the objects above the log; without those that none of them holds.

@@ -17,3 +17,4 @@ mod simulation;
 #[path = "../../../../tests/support/mod.rs"]
 mod support;
 mod world;
+mod worst;

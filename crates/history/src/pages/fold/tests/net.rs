@@ -65,6 +65,8 @@ pub(super) struct State {
     pub(super) now: Duration,
     /// Requests wait in the network.
     pub(super) is_slow: bool,
+    /// What each request takes.
+    pub(super) tick: Duration,
     /// After so many requests, no other arrives.
     pub(super) left: Option<usize>,
     pub(super) waiting: Vec<Message>,
@@ -229,6 +231,11 @@ impl Port {
         // The log does not change but by commits.
         let is_cut = state.left == Some(0);
         state.left = state.left.map(|left| left.saturating_sub(1));
+        if !state.tick.is_zero() {
+            let now = state.now + state.tick;
+            state.now = now;
+            crate::moment::pretend::set(now);
+        }
         let is_slow = state.is_slow && !(message.what.starts_with("GET") && message.what.contains("/00"));
         if is_cut || is_slow {
             state.waiting.push(message);

@@ -68,8 +68,8 @@ fn a_fold_takes_few_requests() {
         }
         assert_folded(&port, &timeline, timeline.last());
         // The pages, the claim (and once another for the proof that it can't be replaced) and the marker; ETags; and of the
-        // lists four for the claims and for what is behind the end, two for the log, two for what may be deleted.
-        assert_eq!(counts, [(20_001, 3, 0, 28, 1), (1, 2, 1, 8, 2), (11, 2, 11, 8, 2), (999, 2, 0, 9, 2)]);
+        // lists five for the claims and for what is behind the end, before and after, two for the log, two for what may be deleted.
+        assert_eq!(counts, [(20_001, 3, 0, 29, 1), (1, 2, 1, 9, 2), (11, 2, 11, 9, 2), (999, 2, 0, 10, 2)]);
         // The log, which is in runs where it is large, and the marker before.
         assert_eq!(gets, [8, 2, 2, 2]);
     });

@@ -94,10 +94,18 @@ pub(super) fn pages(state: &State) -> Vec<u8> {
 
 /// That the page objects are the database at this transaction, whole and nothing else.
 pub(super) fn assert_folded(port: &Port, timeline: &Timeline, txid: u64) {
+    assert_eq!(unfolded(port, timeline, txid), None);
+}
+
+/// What is not as it is when all is folded up to this transaction.
+pub(super) fn unfolded(port: &Port, timeline: &Timeline, txid: u64) -> Option<String> {
     let state = port.state();
-    assert!(pages(&state) == timeline.state(txid).pages.concat(), "TXID {txid}: other pages");
-    assert_eq!(marker(&state), txid);
-    assert_eq!((markers(&state), claims(&state)), (1, 0));
+    let left = (marker(&state), markers(&state), claims(&state));
+    if pages(&state) != timeline.state(txid).pages.concat() {
+        Some(format!("TXID {txid}: other pages"))
+    } else {
+        (left != (txid, 1, 0)).then(|| format!("TXID {txid}: (marker, markers, claims) are {left:?}"))
+    }
 }
 
 /// What the page objects and the log behind the newest marker do not make of the database at the end.
