@@ -174,3 +174,19 @@ fn an_interrupted_conversion_says_so_and_goes_on() {
     assert_eq!(convert(&world, "test.db", "ltx", &[]).json()["converted"], json!(true));
     assert!(world.keys("test.db/pages").is_empty() && restored(&world, "test.db") == *last);
 }
+
+#[test]
+fn a_database_that_is_folded_is_not_removed() {
+    let world = World::new();
+    world.three_transactions();
+    let mut killed = world.command(&["convert", "-d", "test.db", "--to", "pages"]);
+    let ran = Ran(killed.env("BOTTOMLESS_TEST_POINT", "fold.pages=kill").output().unwrap());
+    assert_eq!((ran.code(), ran.out()), (None, ""), "{}", ran.err());
+    let keys = world.keys("");
+    let refused = world.run(&["rm", "-d", "test.db", "--yes"]);
+    assert!(refused.failed(1).contains("Nothing was deleted; with --force"), "{}", refused.err());
+    assert_eq!(world.keys(""), keys);
+    assert_eq!(world.run(&["rm", "-d", "test.db"]).code(), Some(0), "it is shown");
+    assert_eq!(world.run(&["rm", "-d", "test.db", "--yes", "--force"]).code(), Some(0));
+    assert_eq!(world.keys(""), [""; 0]);
+}

@@ -64,7 +64,7 @@ pub use pages::{
 };
 pub use plan::{Plan, PlanError};
 pub use point::{Asked, NoPoint, RestorePoint};
-pub use remove::{Removal, Unremoved};
+pub use remove::{Removal, RemoveOptions, Unremoved};
 pub use restore::{Base, Progress, RestoreOptions, Restored};
 pub use settings::{InvalidSettings, Settings};
 pub use time::{InvalidTime, parse_time};

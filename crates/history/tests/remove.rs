@@ -3,7 +3,9 @@
 
 mod support;
 
-use bottomless_history::{RestoreOptions, Settings};
+use std::time::Duration;
+
+use bottomless_history::{RemoveOptions, RestoreOptions, Settings};
 use support::recorder::Recorder;
 use support::{Change, Timeline, put, put_object, restore};
 
@@ -15,6 +17,7 @@ fn timeline() -> Timeline {
 #[tokio::test]
 async fn no_step_of_a_removal_leaves_an_older_database() {
     let timeline = timeline();
+    let options = RemoveOptions { machine: 0xab, force: false, timeout: Duration::from_secs(30), progress: None };
     // What else is there beside the log from `first` on.
     for (first, merged) in [
         (1, &[][..]),
@@ -43,7 +46,11 @@ async fn no_step_of_a_removal_leaves_an_older_database() {
         let removal = history.removal().await.unwrap();
         assert_eq!(removal.foreign, ["a.db/notes", "a.db/x/0000/0000000000000001-0000000000000001.ltx"]);
         assert_eq!(removal.count(), merged.len() + (9 - first) as usize + 2);
-        history.remove(&removal, None).await.unwrap();
+        let before = history.bucket().counters();
+        history.remove(&removal, &options).await.unwrap();
+        let sent = history.bucket().counters();
+        let sent = (sent.put - before.put, sent.list - before.list, sent.delete - before.delete);
+        assert_eq!(sent, (0, 0, removal.count() as u64), "without page objects there is no claim");
         let states = store.states("a.db");
         assert_eq!(states.len(), removal.count());
         for (step, left) in states.iter().enumerate() {

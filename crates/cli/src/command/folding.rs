@@ -6,6 +6,7 @@ use std::hash::Hasher as _;
 use std::io::{self, Write};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
 use std::time::Duration;
 
 use bottomless_history::{FoldOptions, Folded, History, Layout, Listing, MergeOptions};
@@ -50,7 +51,10 @@ pub(super) fn layout_of(listing: &Listing) -> Result<Layout, Error> {
 /// What this program is to others that fold: one on this machine, and the only one. It is that for as long as this is held.
 #[derive(Debug)]
 pub(super) struct Machine {
-    /// It differs between commands whose requests may still arrive when they are cut off, and those that make nothing.
+    /// The same for all calls for one purpose on this machine, until it is started again; of machines that were made from one
+    /// image each has another. It differs between the purposes, since requests of one that is cut off may still arrive.
+    ///
+    /// Where the kernel does not say which start this is, no two calls have the same: what one leaves is another's to the next.
     pub(super) id: u64,
     _lock: UnixListener,
 }
@@ -64,13 +68,24 @@ impl Machine {
         // Nothing of it stays behind, whatever ends this process.
         let name = format!("bottomless-cli/{:016x}", hash(&(&machine, &database)));
         match SocketAddr::from_abstract_name(&name).and_then(|address| UnixListener::bind_addr(&address)) {
-            Ok(lock) => Ok(Self { id: hash(&(&machine, &database, purpose)), _lock: lock }),
+            Ok(lock) => {
+                let start = start(Path::new("/proc/sys/kernel/random/boot_id"))?;
+                Ok(Self { id: hash(&(&machine, start, &database, purpose)), _lock: lock })
+            }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(Error::Failed(format!(
-                "another bottomless-cli on this machine folds or converts {} at this moment; wait until it is done",
+                "another bottomless-cli on this machine folds, converts or removes {} at this moment; wait until it is done",
                 history.id()
             ))),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Which start of the machine this is: random, so that it is the one thing that copies of a machine don't share.
+fn start(boot_id: &Path) -> io::Result<String> {
+    match fs::read_to_string(boot_id) {
+        Ok(id) if !id.trim().is_empty() => Ok(id),
+        _ => Ok(getrandom::u64().map_err(io::Error::other)?.to_string()),
     }
 }
 
@@ -158,5 +173,18 @@ mod tests {
         drop(first);
         assert_eq!(Machine::take(&history("a.db"), "fold").unwrap().id, id, "it is the same the next time");
         assert_ne!(Machine::take(&history("a.db"), "unfold").unwrap().id, id);
+    }
+
+    #[test]
+    fn copies_of_a_machine_differ_by_its_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other, none] = ["one", "other", "none"].map(|name| folder.path().join(name));
+        fs::write(&one, "0d6f1f0c-4f0e-4b3a-8a53-6a1f2d6f2a11\n").unwrap();
+        fs::write(&other, "5b8ad1f6-9f3e-4a39-a1a0-2f4a7f0b7c22\n").unwrap();
+        assert_eq!(start(&one).unwrap(), start(&one).unwrap());
+        assert_ne!(start(&one).unwrap(), start(&other).unwrap());
+        assert_ne!(start(&none).unwrap(), start(&none).unwrap(), "each call is another");
+        fs::write(&none, "\n").unwrap();
+        assert_ne!(start(&none).unwrap(), start(&none).unwrap());
     }
 }

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bottomless_history::{DatabaseId, History, PlanError, Progress, Removal};
+use bottomless_history::{
+    DatabaseId, History, HistoryError, MergeOptions, PlanError, Progress, Removal, RemoveOptions, Unremoved,
+};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
+use super::folding::Machine;
 use super::{OnCancel, Place, Shelf, connect, rm_older};
 use crate::args::Common;
 use crate::bar::Bar;
@@ -25,6 +28,11 @@ pub(crate) struct Options {
     /// Only what transactions of this age or younger don't need, like 30d, or 2026-11-22T14:02:00Z: the database stays
     #[arg(long, value_name = "TIME", value_parser = rm_older::age)]
     older_than: Option<Duration>,
+
+    /// Take it that no program folds this database at this moment, whatever the bucket says: others that were cut off need
+    /// not be waited for
+    #[arg(long, conflicts_with = "older_than")]
+    force: bool,
 }
 
 /// A compaction that was under way may have made an object meanwhile.
@@ -44,8 +52,13 @@ pub(crate) async fn run(common: &Common, options: &Options, output: Output) -> R
     if !options.yes {
         return Ok(output.print(&removed)?);
     }
+    let mut machine = None;
     for _ in 0..ROUNDS {
-        remove(&history, &removal).await?;
+        if removal.is_paged() && machine.is_none() {
+            machine = Some(Machine::take(&history, "remove")?);
+        }
+        let machine = machine.as_ref().map_or(0, |machine| machine.id);
+        remove(&history, &removal, machine, options.force).await?;
         removal = history.removal().await?;
         if removal.is_empty() {
             removed.done = true;
@@ -60,7 +73,7 @@ pub(crate) async fn run(common: &Common, options: &Options, output: Output) -> R
     )))
 }
 
-async fn remove(history: &History, removal: &Removal) -> Result<(), Error> {
+async fn remove(history: &History, removal: &Removal, machine: u64, force: bool) -> Result<(), Error> {
     let bar = Bar::counting("objects");
     let drawn = bar.progress();
     let deleted = Arc::new(AtomicU64::new(0));
@@ -76,9 +89,15 @@ async fn remove(history: &History, removal: &Removal) -> Result<(), Error> {
             history.id()
         )
     });
-    let result = history.remove(removal, Some(&progress)).await;
+    let timeout = MergeOptions::new(std::env::temp_dir()).timeout;
+    let result = history.remove(removal, &RemoveOptions { machine, force, timeout, progress: Some(progress) }).await;
     left.disarm();
-    result.map_err(|error| Error::Failed(error.to_string()))
+    result.map_err(|error| match error {
+        Unremoved::Whole(HistoryError::Claimed { .. }) if !force => Error::Failed(format!(
+            "{error}; with --force it would be removed at once, which is right only if no such program runs any more"
+        )),
+        _ => Error::Failed(error.to_string()),
+    })
 }
 
 #[derive(Debug, Serialize)]

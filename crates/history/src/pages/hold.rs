@@ -9,18 +9,18 @@ use crate::{History, HistoryError, Listing, Moment};
 
 /// One's own claim. After an error it is given up where nothing was deleted under it, and else left to its age: a request that
 /// was not answered may come late.
-pub(super) struct Hold<'a> {
+pub(crate) struct Hold<'a> {
     history: &'a History,
     claim: Claim,
     /// Before it was created.
     since: Moment,
-    pub(super) window: Duration,
+    pub(crate) window: Duration,
     timeout: Duration,
 }
 
 /// How long what is done under a claim may be begun.
 #[derive(Clone, Copy)]
-pub(super) struct Term {
+pub(crate) struct Term {
     since: Moment,
     limit: Duration,
 }
@@ -30,7 +30,7 @@ impl<'a> Hold<'a> {
     ///
     /// # Errors
     /// [`HistoryError::Claimed`], and those of the store.
-    pub(super) async fn take(
+    pub(crate) async fn take(
         history: &'a History,
         listing: &Listing,
         (machine, force): (u64, bool),
@@ -79,16 +79,16 @@ impl<'a> Hold<'a> {
         Ok(())
     }
 
-    pub(super) fn is_own(&self, key: &str) -> bool {
+    pub(crate) fn is_own(&self, key: &str) -> bool {
         Claim::parse(self.history.id(), key).is_some_and(|claim| claim.machine == self.claim.machine)
     }
 
-    pub(super) fn term(&self) -> Term {
+    pub(crate) fn term(&self) -> Term {
         Term { since: self.since, limit: self.window / 2 }
     }
 
     /// Does something that takes long, and keeps the claim young meanwhile.
-    pub(super) async fn during<T>(
+    pub(crate) async fn during<T>(
         &mut self,
         work: impl Future<Output = Result<T, HistoryError>>,
     ) -> Result<T, HistoryError> {
@@ -104,7 +104,7 @@ impl<'a> Hold<'a> {
     }
 
     /// Makes the claim young again, where it is not.
-    pub(super) async fn keep(&mut self) -> Result<(), HistoryError> {
+    pub(crate) async fn keep(&mut self) -> Result<(), HistoryError> {
         if self.since.age() < self.window / 4 { Ok(()) } else { self.renew().await }
     }
 
@@ -119,14 +119,14 @@ impl<'a> Hold<'a> {
         Ok(())
     }
 
-    pub(super) async fn release(self) -> Result<(), HistoryError> {
+    pub(crate) async fn release(self) -> Result<(), HistoryError> {
         self.history.bucket().delete(&self.claim.key(self.history.id())).await?;
         Ok(())
     }
 }
 
 impl Term {
-    pub(super) fn check(self) -> Result<(), HistoryError> {
+    pub(crate) fn check(self) -> Result<(), HistoryError> {
         if self.since.age() < self.limit {
             return Ok(());
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use bottomless_ltx::{PageNumber, Txid};
 use futures::{StreamExt, TryStreamExt};
 
-use super::hold::Hold;
+use super::Hold;
 use crate::compact::longest_use;
 use crate::{Entry, History, HistoryError, Layout, Level, Listing, MergeOptions, ObjectName, Progress, RestoreOptions};
 

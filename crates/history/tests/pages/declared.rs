@@ -74,7 +74,7 @@ async fn a_declaration_is_a_layout_and_no_database() {
     assert_eq!((folded.layout, folded.txid.get(), pages(&history).await), (Layout::Pages, 0, 0));
     let removal = history.removal().await.unwrap();
     assert_eq!((removal.count(), removal.foreign.len()), (1, 3));
-    history.remove(&removal, None).await.unwrap();
+    history.remove(&removal, &super::removal::removing(0xab)).await.unwrap();
     assert_eq!(layout(&history).await, Layout::Ltx);
 }
 

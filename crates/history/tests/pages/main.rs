@@ -5,6 +5,7 @@ mod audit;
 mod damage;
 mod declared;
 mod names;
+mod removal;
 mod restore;
 mod snapshot;
 #[path = "../support/mod.rs"]

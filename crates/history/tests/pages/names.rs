@@ -1,8 +1,9 @@
 //! Databases whose names begin or end alike.
 
-use bottomless_history::{DatabaseId, History, PageKey, RestoreOptions, Settings};
+use bottomless_history::{DatabaseId, History, HistoryError, PageKey, RestoreOptions, Settings, Unremoved};
 use bottomless_ltx::PageNumber;
 
+use super::removal::removing;
 use super::restore::timeline;
 use crate::support::laid::{logging, make, put_laid};
 use crate::support::recorder::Recorder;
@@ -91,7 +92,7 @@ async fn a_removal_takes_what_is_of_this_database() {
         let before = history.bucket().list("", None).await.unwrap();
         let removal = history.removal().await.unwrap();
         assert!(removal.foreign.is_empty(), "{:?}", removal.foreign);
-        history.remove(&removal, None).await.unwrap();
+        history.remove(&removal, &removing(0xab)).await.unwrap();
         let left = keys(history).await;
         let gone: Vec<_> = before.into_iter().filter(|object| !left.contains(&object.key)).collect();
         assert_eq!(gone.len(), removal.count());
@@ -124,20 +125,30 @@ async fn no_step_of_a_removal_leaves_an_older_database() {
         put(&history, &Settings::key(history.id()), b"{}".to_vec()).await;
         store.states("a.db");
         let removal = history.removal().await.unwrap();
-        history.remove(&removal, None).await.unwrap();
+        history.remove(&removal, &removing(0xab)).await.unwrap();
         let states = store.states("a.db");
-        assert_eq!(states.len(), removal.count());
-        let pages = usize::try_from(removal.pages.count).unwrap();
+        // And the claim comes, and goes last.
+        let (count, pages) = (removal.count(), removal.pages.count);
+        assert_eq!(states.len(), count + 2);
         for (step, left) in states.iter().enumerate() {
             let listing = left.list(None).await.unwrap();
-            let is_behind = step + 1 >= states.len() - pages;
-            assert_eq!(left.count_pages().await.unwrap().count < removal.pages.count, step + 1 > states.len() - pages);
-            assert_eq!(listing.settings().is_none(), is_behind, "the pages come last");
+            let pages_left = left.count_pages().await.unwrap().count;
+            assert!(pages_left == pages || listing.is_empty(), "the pages come last");
+            assert_eq!(listing.settings().is_none(), step >= count, "the fence window holds to the end");
+            assert_eq!(listing.claims().is_empty(), step == count + 1, "nobody folds");
             if let Ok(found) = restore_around(left, listing, None, None, RestoreOptions::default()).await {
                 assert_eq!(found.0.position.txid.get(), 7, "step {step}");
             }
-            // What a removal that was cut off leaves is found by the next.
-            assert_eq!(left.removal().await.unwrap().count(), states.len() - step - 1);
+            // What a removal that was cut off leaves is found by the next, whose machine goes on.
+            let removal = left.removal().await.unwrap();
+            assert_eq!(removal.count(), count + 1 - step);
+            if !removal.is_empty() {
+                let other = left.remove(&removal, &removing(0xcd)).await.unwrap_err();
+                assert!(matches!(other, Unremoved::Whole(HistoryError::Claimed { .. })), "{other}");
+                assert_eq!(left.removal().await.unwrap(), removal);
+                left.remove(&removal, &removing(0xab)).await.unwrap();
+                assert_eq!(keys(left).await, [""; 0]);
+            }
         }
         assert_eq!(keys(&history).await, [""; 0]);
     }

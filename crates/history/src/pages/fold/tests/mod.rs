@@ -13,6 +13,7 @@ mod cut;
 mod faults;
 mod net;
 mod plain;
+mod removed;
 mod simulation;
 #[path = "../../../../tests/support/mod.rs"]
 mod support;
