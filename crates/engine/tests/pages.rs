@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 
 use bottomless_engine::ErrorKind;
 use bottomless_engine::config::InitialReplication::{self, Error as Fail, Force, Skip};
-use bottomless_history::{FoldOptions, Layout, Level, MergeOptions, Policy, Removing, RestoreOptions, UnfoldOptions};
+use bottomless_history::{
+    FoldOptions, Layout, Level, MergeOptions, Policy, Removing, RestoreOptions, Stop, UnfoldOptions,
+};
 use common::oracle::{ID, block_on};
 use common::session::{HASTY, PATIENT};
 use common::*;
 use object_store::ObjectStoreExt;
+use tokio::sync::Semaphore;
 
 /// Nothing happens by itself within a test.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
@@ -200,6 +203,56 @@ fn without_the_store_a_flush_fails_and_a_close_gives_up() {
 /// A claim of a machine.
 fn claim(machine: u64) -> String {
     format!("{ID}/pages/claim-{machine:016x}-{:016x}", 7)
+}
+
+/// A program that only reads, with a fold in the background whose first page is held on its way.
+fn folding_behind_a_gate(seed: u64, timeout: Duration) -> (Session, Arc<Semaphore>) {
+    let mut session = three(seed);
+    session.config.compaction = false;
+    open(&mut session);
+    commit(&mut session, Edit::Overwrite);
+    session.close();
+    session.config.compaction = true;
+    session.config.policy.levels[0] = Duration::from_millis(20);
+    session.config.timeout = timeout;
+    let gate = session.store.hold(&format!("{ID}-"));
+    let before = session.store.requests().len();
+    open(&mut session);
+    let is_page = |(operation, key): &(Operation, String)| *operation == Operation::Put && key.starts_with("test.db-");
+    wait_until("a page is on its way", || session.store.requests()[before..].iter().any(is_page));
+    assert_eq!(session.oracle.listing().claims().len(), 1);
+    (session, gate)
+}
+
+#[test]
+fn a_close_lets_a_fold_give_up_its_claim() {
+    let (mut session, gate) = folding_behind_a_gate(30, PATIENT);
+    let (closed, close) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        // A close that waits for nothing has returned long before; if it is only slow to begin, nothing is shown.
+        scope.spawn(move || {
+            let _ = close.recv_timeout(Duration::from_millis(100));
+            gate.close();
+        });
+        session.close();
+        let claims = session.oracle.listing().claims().len();
+        drop(closed);
+        assert_eq!(claims, 0);
+    });
+    // Another machine need not wait.
+    let mut other = other(&session, None, 31);
+    open(&mut other);
+    other.db().flush().unwrap();
+    assert_folded(&other, 4);
+    other.finish();
+}
+
+#[test]
+fn a_close_does_not_wait_longer_than_the_timeout_for_a_fold() {
+    let (mut session, gate) = folding_behind_a_gate(32, HASTY);
+    session.close();
+    assert_ne!(session.oracle.listing().claims(), [], "the page may still arrive");
+    gate.close();
 }
 
 #[test]
@@ -427,7 +480,7 @@ fn who_has_a_database_open_goes_by_what_it_is_converted_to() {
         assert_eq!(session.oracle.newest(), session.local);
 
         let (merge, machine) = (MergeOptions::new(session.folder.path()), 0xc11);
-        let options = FoldOptions { merge, machine, is_fenced: true, converts: true };
+        let options = FoldOptions { merge, machine, is_fenced: true, converts: true, stop: Stop::default() };
         block_on(session.oracle.history().fold(&options)).unwrap();
         commit(&mut session, Edit::Overwrite);
         session.db().flush().unwrap();

@@ -60,7 +60,7 @@ pub use locate::Goal;
 pub use moment::Moment;
 pub use name::{InvalidLevel, Level, ObjectName};
 pub use pages::{
-    FoldOptions, Folded, FoldedAway, Layout, PageCount, PageKey, PageObjects, Removing, UnfoldOptions, Unfolded,
+    FoldOptions, Folded, FoldedAway, Layout, PageCount, PageKey, PageObjects, Removing, Stop, UnfoldOptions, Unfolded,
 };
 pub use plan::{Plan, PlanError};
 pub use point::{Asked, NoPoint, RestorePoint};

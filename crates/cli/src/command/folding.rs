@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::time::Duration;
 
-use bottomless_history::{FoldOptions, Folded, History, Layout, Listing, MergeOptions};
+use bottomless_history::{FoldOptions, Folded, History, Layout, Listing, MergeOptions, Stop};
 use clap::ValueEnum;
 use indicatif::HumanDuration;
 use serde::Serialize;
@@ -103,6 +103,7 @@ pub(super) async fn fold(history: &History, machine: &Machine, converts: bool) -
         machine: machine.id,
         is_fenced: std::env::var("LIBSQL_BOTTOMLESS_FENCING").ok().as_deref() != Some("off"),
         converts,
+        stop: Stop::default(),
     };
     Ok(history.fold(&options).await?)
 }

@@ -97,6 +97,9 @@ pub(super) async fn pass(upkeep: &Upkeep, bucket: Bucket, turn: Turn) -> Result<
         if let Some(done) = done {
             return Ok(Passed::Done(done));
         }
+        if upkeep.stop.is_stopped() {
+            return Ok(Passed::Wait(Duration::ZERO));
+        }
     }
 }
 
@@ -129,18 +132,22 @@ impl Work<'_> {
         Ok(Some(Done { note: self.note, due_after, refused, folded_to: None, wait: None }))
     }
 
-    /// None where it is in the other layout now.
+    /// None where it is in the other layout now, or the database was closed before it was done.
     async fn fold(&self, machine: u64) -> Result<Option<Done>> {
-        let is_fenced = self.upkeep.is_fenced;
-        let options = FoldOptions { merge: self.options.clone(), machine, is_fenced, converts: false };
+        let _folding = self.upkeep.begin_fold();
+        let (is_fenced, stop) = (self.upkeep.is_fenced, self.upkeep.stop.clone());
+        let options = FoldOptions { merge: self.options.clone(), machine, is_fenced, converts: false, stop };
         let mut folded = self.history.fold(&options).await?;
         // Of a long log it does a part.
-        while folded.wait.is_some_and(|wait| wait.is_zero()) {
+        while folded.wait.is_some_and(|wait| wait.is_zero()) && !options.stop.is_stopped() {
             let before = folded.to;
             folded = self.history.fold(&options).await?;
             if folded.to <= before {
                 break;
             }
+        }
+        if folded.wait.is_some() && options.stop.is_stopped() {
+            return Ok(None);
         }
         self.upkeep.saw_layout(folded.layout);
         if folded.layout == Layout::Ltx {

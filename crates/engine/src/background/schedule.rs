@@ -117,7 +117,8 @@ impl Schedule {
     pub(super) fn wait(&mut self, now: Instant, pause: Duration) {
         self.has_news = true;
         self.failures = 0;
-        self.sooner(now + pause);
+        // Also where nothing is waited for but that others have done: passes must not follow upon each other.
+        self.sooner(now + pause.max(self.level1 / 4));
     }
 
     /// A pass has failed.
@@ -225,6 +226,18 @@ mod tests {
         schedule.done(now, None);
         schedule.news(now + SECOND);
         assert_eq!(schedule.due, Some(now + 33 * SECOND), "all is well again");
+    }
+
+    #[test]
+    fn passes_that_are_to_be_made_again_do_not_follow_upon_each_other() {
+        let (mut schedule, now) = schedule();
+        schedule.wait(now, Duration::ZERO);
+        assert_eq!(schedule.due, Some(now + 30 * SECOND / 4));
+        schedule.begin(now);
+        schedule.wait(now, 20 * SECOND);
+        assert_eq!(schedule.due, Some(now + 20 * SECOND));
+        schedule.again(now);
+        assert_eq!(schedule.due, Some(now), "but where somebody waits");
     }
 
     #[test]

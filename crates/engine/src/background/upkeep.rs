@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bottomless_history::{DatabaseId, Layout, Level, Listing, LocalPages, Policy};
+use bottomless_history::{DatabaseId, Layout, Level, Listing, LocalPages, Policy, Stop};
 use bottomless_ltx::Txid;
 use bottomless_store::{Bucket, Location};
 use tokio::sync::mpsc::UnboundedSender;
@@ -58,6 +58,11 @@ pub(crate) struct Upkeep {
     folded: AtomicU64,
     /// The thread knows that there is something new, and has not looked yet.
     news: AtomicBool,
+    /// Told to a fold that is under way when the database is closed.
+    pub(super) stop: Stop,
+    /// A fold is under way.
+    is_folding: Mutex<bool>,
+    fold_ended: Condvar,
     closed: watch::Sender<bool>,
     seen: Mutex<Seen>,
     progress: Mutex<Progress>,
@@ -126,6 +131,9 @@ impl Upkeep {
             committed: AtomicU64::new(0),
             folded: AtomicU64::new(0),
             news: AtomicBool::new(false),
+            stop: Stop::default(),
+            is_folding: Mutex::new(false),
+            fold_ended: Condvar::new(),
             closed: watch::Sender::new(false),
             seen: Mutex::new(Seen { layout: config.layout.unwrap_or(Layout::Ltx), left: 0, due_after: None }),
             progress: Mutex::default(),
@@ -258,8 +266,34 @@ impl Upkeep {
         }
     }
 
+    /// A fold begins, and ends when what is returned is dropped.
+    pub(super) fn begin_fold(&self) -> Folding<'_> {
+        *self.is_folding() = true;
+        Folding(self)
+    }
+
+    fn is_folding(&self) -> MutexGuard<'_, bool> {
+        self.is_folding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a fold that is under way, and waits until it has given up its claim: one that is left in the bucket holds up other
+    /// machines, and the marker. False if that takes longer than the limit.
+    fn ends_fold(&self, limit: Duration) -> bool {
+        self.stop.stop();
+        let ended = self.fold_ended.wait_timeout_while(self.is_folding(), limit, |is_folding| *is_folding);
+        !*ended.unwrap_or_else(PoisonError::into_inner).0
+    }
+
     /// The database is closed. Whatever is under way stops at its next pause.
     pub(crate) fn close(&self) {
+        let unnoticed = UNNOTICED.min(self.patience);
+        if !self.ends_fold(unnoticed) {
+            let database = self.path.display();
+            tracing::info!(%database, "closing waits for the requests that a fold in the background has under way");
+            if !self.ends_fold(self.patience - unnoticed) {
+                tracing::info!(%database, "the fold is cut off; others wait until its claim is old");
+            }
+        }
         self.closed.send_replace(true);
         self.tell(Order::Closed(self.number));
     }
@@ -286,5 +320,15 @@ impl Upkeep {
 
     pub(super) fn failed(&self, error: &Error) {
         self.progress_mut().last_error = Some(error.to_string());
+    }
+}
+
+/// A fold that is under way.
+pub(super) struct Folding<'a>(&'a Upkeep);
+
+impl Drop for Folding<'_> {
+    fn drop(&mut self) {
+        *self.0.is_folding() = false;
+        self.0.fold_ended.notify_all();
     }
 }

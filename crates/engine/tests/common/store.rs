@@ -17,7 +17,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, Semaphore};
 
 use super::random::Random;
 
@@ -158,6 +158,8 @@ struct State {
     creators: HashMap<Path, u32>,
     /// Creates of log objects wait here for each other.
     gate: Option<Arc<Barrier>>,
+    /// Writes of keys that begin like this wait here.
+    held: Option<(String, Arc<Semaphore>)>,
     /// Bytes that were read, by key.
     read: HashMap<String, u64>,
     /// How long a read takes.
@@ -194,6 +196,7 @@ impl FaultStore {
             holds_late: false,
             creators: HashMap::new(),
             gate: None,
+            held: None,
             read: HashMap::new(),
             read_time: Duration::ZERO,
         };
@@ -240,6 +243,13 @@ impl FaultStore {
 
     pub fn gate(&self, gate: Option<Arc<Barrier>>) {
         self.state().gate = gate;
+    }
+
+    /// Writes of keys that begin like this wait from now on until the gate is closed.
+    pub fn hold(&self, begin: &str) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        self.state().held = Some((begin.to_owned(), Arc::clone(&gate)));
+        gate
     }
 
     /// Slow reads.
@@ -339,6 +349,11 @@ impl ObjectStore for FaultStore {
         let gate = self.state().gate.clone().filter(|_| path.as_ref().contains("/0000/"));
         if let Some(gate) = gate {
             gate.wait().await;
+        }
+        let held = self.state().held.clone().filter(|(begin, _)| path.as_ref().starts_with(begin.as_str()));
+        if let Some((_, gate)) = held {
+            // An error is a closed gate, which lets everybody pass.
+            let _ = gate.acquire().await;
         }
         let result = match fault {
             None => self.create(path, payload, options).await,

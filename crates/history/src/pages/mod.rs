@@ -18,7 +18,7 @@ mod unfold;
 
 pub(crate) use claim::Claim;
 pub(crate) use declare::declaration_key;
-pub use fold::{FoldOptions, Folded};
+pub use fold::{FoldOptions, Folded, Stop};
 pub(crate) use hold::{Hold, Term};
 pub use key::PageKey;
 pub(crate) use lay::{Marker, Outcome, Torn};

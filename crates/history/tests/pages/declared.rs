@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bottomless_history::{
-    FoldOptions, Folded, History, Layout, MergeOptions, Policy, Removing, RestoreOptions, Scope, Settings,
+    FoldOptions, Folded, History, Layout, MergeOptions, Policy, Removing, RestoreOptions, Scope, Settings, Stop,
     UnfoldOptions, Unfolded,
 };
 use bottomless_ltx::PageNumber;
@@ -20,7 +20,10 @@ fn merging() -> MergeOptions {
 }
 
 async fn fold(history: &History, converts: bool) -> Folded {
-    history.fold(&FoldOptions { merge: merging(), machine: 0xcd, is_fenced: true, converts }).await.unwrap()
+    history
+        .fold(&FoldOptions { merge: merging(), machine: 0xcd, is_fenced: true, converts, stop: Stop::default() })
+        .await
+        .unwrap()
 }
 
 async fn unfold(history: &History) -> Unfolded {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bottomless_history::{
     FoldOptions, Folded, History, HistoryError, Layout, MergeOptions, PageKey, Removing, RestoreOptions, Settings,
-    UnfoldOptions, Unfolded,
+    Stop, UnfoldOptions, Unfolded,
 };
 use bottomless_ltx::PageNumber;
 
@@ -265,7 +265,7 @@ async fn fold(history: &History) -> Folded {
 
 async fn fold_with(history: &History, converts: bool) -> Folded {
     let merge = MergeOptions::new(std::env::temp_dir());
-    history.fold(&FoldOptions { merge, machine: 0xcd, is_fenced: true, converts }).await.unwrap()
+    history.fold(&FoldOptions { merge, machine: 0xcd, is_fenced: true, converts, stop: Stop::default() }).await.unwrap()
 }
 
 #[tokio::test]

@@ -200,9 +200,11 @@ impl<'a> Held<'a> {
         }
     }
 
-    /// Whether more may be sent: nobody else folds, as far as is known, and the claim is young.
+    /// Whether more may be sent: nobody else folds, as far as is known, the claim is young, and nobody wants the end.
     pub(super) fn goes_on(&self) -> bool {
-        !self.is_stopped.load(Ordering::Relaxed) && self.since.age() < self.window / 2
+        !self.options.stop.is_stopped()
+            && !self.is_stopped.load(Ordering::Relaxed)
+            && self.since.age() < self.window / 2
     }
 
     /// Nothing more is sent.

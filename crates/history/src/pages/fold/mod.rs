@@ -11,6 +11,7 @@ mod claims;
 mod frames;
 mod mark;
 mod put;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use bottomless_points::{Point, reach};
 
 use self::claims::{Held, Taken};
 use self::put::Pages;
+pub use self::stop::Stop;
 use crate::compact::{Draft, LISTINGS};
 use crate::{
     Damage, Entry, History, HistoryError, Layout, Level, Listing, MergeOptions, Moment, ObjectName, Policy, Settings,
@@ -41,6 +43,8 @@ pub struct FoldOptions {
     /// Whether what is in [`Layout::Ltx`] gets page objects. If not, it is left alone: that it was not so before was another's
     /// decision.
     pub converts: bool,
+    /// Ends the fold early, as if its time were over: nothing of it is left under way, and no claim.
+    pub stop: Stop,
 }
 
 /// What a fold has done.
@@ -101,7 +105,10 @@ impl History {
     }
 
     async fn fold_once(&self, options: &FoldOptions) -> Result<Folded, HistoryError> {
-        let start = self.start().await?;
+        let Some(start) = options.stop.or(self.start()).await else {
+            return Ok(Folded { wait: Some(Duration::ZERO), ..Folded::default() });
+        };
+        let start = start?;
         let mut folded = Folded { txid: start.from, to: start.from, ..Folded::default() };
         if !options.converts && start.listing.layout() == Layout::Ltx && !start.listing.merged().is_empty() {
             return Ok(folded);
@@ -131,7 +138,8 @@ impl History {
         }
         if folded.txid > Txid::ZERO && folded.wait.is_none_or(|wait| wait.is_zero()) {
             let policy = Policy { retention: Duration::ZERO, ..Policy::default() };
-            folded.shortened = self.shorten(&policy, &options.merge).await?;
+            let shortened = options.stop.or(self.shorten(&policy, &options.merge)).await;
+            folded.shortened = shortened.transpose()?.unwrap_or_default();
         }
         Ok(folded)
     }
@@ -159,11 +167,19 @@ impl History {
         held: &Held<'_>,
         folded: &mut Folded,
     ) -> Result<(), HistoryError> {
-        let before = match &start.base {
-            Some(base) => Some(self.header(base.name).await?),
-            None => None,
+        // Nothing is sent before the pages are known.
+        let prepared = options.stop.or(async {
+            let before = match &start.base {
+                Some(base) => Some(self.header(base.name).await?),
+                None => None,
+            };
+            let draft = self.draft_behind(options, start, to, before.as_ref()).await?;
+            Ok::<_, HistoryError>((before, draft))
+        });
+        let Some((before, draft)) = prepared.await.transpose()? else {
+            folded.wait = Some(held.wait());
+            return Ok(());
         };
-        let draft = self.draft_behind(options, start, to, before.as_ref()).await?;
         let size = draft.header.size_in_pages;
         let size_before = before.as_ref().map_or(0, |before| before.size_in_pages);
         let pages = Pages::new(self, options, held, size_before).await?;

@@ -83,7 +83,7 @@ impl<'a> Pages<'a> {
         let frames = blocking(move || frames(&body)).await?.map_err(spool_error)?;
         let way = Way { page_size: draft.header.page_size, pages: frames.len() };
         for batch in frames.chunks(BATCH) {
-            let known = self.look_up(batch).await?;
+            let Some(known) = self.options.stop.or(self.look_up(batch)).await.transpose()? else { break };
             let left = self.put_batch(&draft.body, &way, batch, &known).await?;
             if left.is_empty() {
                 continue;

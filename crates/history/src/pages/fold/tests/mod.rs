@@ -15,6 +15,7 @@ mod net;
 mod plain;
 mod removed;
 mod simulation;
+mod stopped;
 #[path = "../../../../tests/support/mod.rs"]
 mod support;
 mod world;

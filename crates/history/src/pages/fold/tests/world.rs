@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::net::{Port, State};
 use super::support::{Change, Timeline, name, page_number};
 use crate::{
-    DatabaseId, FoldOptions, Folded, History, HistoryError, MergeOptions, ObjectName, PageKey, RestoreOptions,
+    DatabaseId, FoldOptions, Folded, History, HistoryError, MergeOptions, ObjectName, PageKey, RestoreOptions, Stop,
 };
 
 pub(super) const ID: &str = "test.db";
@@ -30,7 +30,7 @@ pub(super) fn history(port: &Port) -> History {
 
 pub(super) fn options(machine: usize) -> FoldOptions {
     let merge = MergeOptions::new(std::env::temp_dir());
-    FoldOptions { merge, machine: machine as u64, is_fenced: true, converts: false }
+    FoldOptions { merge, machine: machine as u64, is_fenced: true, converts: false, stop: Stop::default() }
 }
 
 pub(super) async fn fold(port: &Port, machine: usize) -> Result<Folded, HistoryError> {
