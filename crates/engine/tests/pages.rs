@@ -279,7 +279,7 @@ fn while_another_machine_folds_a_flush_says_so_and_a_close_leaves_it() {
 fn what_a_process_of_this_machine_left_behind_does_not_keep_it_from_folding() {
     let mut session = three(8);
     let mut number = [0; 8];
-    fs::File::open(session.state_path()).unwrap().read_exact_at(&mut number, 1536 + 16).unwrap();
+    fs::File::open(session.state_path()).unwrap().read_exact_at(&mut number, 1536 + 40).unwrap();
     session.oracle.put(&claim(u64::from_le_bytes(number)), Vec::new());
     open(&mut session);
     commit(&mut session, Edit::Grow);
