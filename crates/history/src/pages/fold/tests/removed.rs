@@ -23,15 +23,16 @@ async fn until(fold: &mut Fold, port: &Port, machine: usize, part: &str) -> Opti
             ended.unwrap();
             return None;
         }
-        let mut state = port.state();
-        match state.waiting.iter().position(|message| message.from == machine) {
-            Some(at) if state.waiting[at].what.contains(part) => return Some(()),
-            Some(at) => state.deliver(at, Fate::Arrives),
-            None => {
-                drop(state);
-                tokio::task::yield_now().await;
+        let at = port.state().waiting.iter().position(|message| message.from == machine);
+        if let Some(at) = at {
+            let mut state = port.state();
+            if state.waiting[at].what.contains(part) {
+                return Some(());
             }
+            state.deliver(at, Fate::Arrives);
+            continue;
         }
+        tokio::task::yield_now().await;
     }
 }
 
