@@ -10,6 +10,7 @@ pub mod compare;
 pub mod faults;
 pub mod freezer;
 pub mod gate;
+pub mod layout;
 pub mod litestream;
 pub mod machine;
 pub mod odd_store;
@@ -24,6 +25,7 @@ pub mod whole;
 pub mod workload;
 pub mod world;
 
+pub use layout::Layout;
 pub use machine::Machine;
 pub use session::{Host, Session, SqlError};
 pub use world::World;

@@ -36,8 +36,8 @@ pub fn checksum_of(path: &Path) -> (Checksum, u32) {
 #[track_caller]
 pub fn header_of(world: &World, txid: u64) -> Header {
     let ending = world.history().into_iter().find(|(_, _, max)| *max == txid);
-    let (level, min, max) = ending.unwrap_or_else(|| panic!("transaction {txid}: no object ends with it"));
-    let object = world.bucket.get(&format!("{}/000{level}/{min:016x}-{max:016x}.ltx", world.id()));
+    let name = ending.unwrap_or_else(|| panic!("transaction {txid}: no object ends with it"));
+    let object = world.bucket.get(&world.key_of(name));
     Header::decode(&object[..HEADER_LENGTH]).unwrap_or_else(|e| panic!("transaction {txid}: {e}"))
 }
 
@@ -82,8 +82,9 @@ pub fn content(session: &mut Session, connection: u32, without: &str) -> Result<
     Ok(text)
 }
 
-/// The local file, the local state, the bucket's end and what is restored from it are one and the same. `session` has
-/// the database open, and nobody else writes. Gives the path of the restored file.
+/// The local file, the local state, the bucket's end and what is restored from it are one and the same, and so are the page
+/// objects, where they are the layout. `session` has the database open, and nobody else writes. Gives the path of the restored
+/// file.
 ///
 /// # Panics
 /// If they aren't.
@@ -109,5 +110,6 @@ pub fn assert_whole(world: &World, session: &mut Session, what: &str) -> std::pa
     file.set_len(u64::from(size) * page_size).expect("the used part of it");
     compare::assert_same_pages(&used, &restored);
     assert_eq!(world.end(), last, "{what}: a restore adds nothing to the history");
+    world.assert_pages_are(&used, session, what);
     restored
 }

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::bucket::{Bucket, Object};
 use crate::compare;
+use crate::layout::Layout;
 use crate::proxy::Proxy;
 use crate::seaweed::{ACCESS_KEY, SECRET_KEY, Seaweed};
 use crate::session::{Host, Session, SqlError};
@@ -177,21 +178,35 @@ impl World {
         self.log().last().copied().unwrap_or(0)
     }
 
+    /// The level of the markers of page objects.
+    pub const MARKER: u8 = 10;
+
     /// The objects of the history: level, first and last transaction.
     ///
     /// # Panics
     /// If a key below a level isn't what the design says.
     #[track_caller]
     pub fn history(&self) -> Vec<(u8, u64, u64)> {
-        let prefix = format!("{}/000", self.id);
+        let mut objects = self.bucket.list(&format!("{}/000", self.id));
+        if self.layout() == Layout::Pages {
+            let of_pages = self.bucket.list(&format!("{}/pages/", self.id));
+            objects.extend(of_pages.into_iter().filter(|object| !object.key.contains("/pages/claim-")));
+        }
         let parse = |object: Object| {
-            let name = object.key.strip_prefix(&prefix).and_then(|n| n.strip_suffix(".ltx"));
+            let name = object.key.strip_prefix(&format!("{}/", self.id)).and_then(|n| n.strip_suffix(".ltx"));
             let parts = name.and_then(|n| n.split_once('/')).and_then(|(level, n)| Some((level, n.split_once('-')?)));
             let (level, (min, max)) = parts.unwrap_or_else(|| panic!("a foreign key: {}", object.key));
             let hex = |text| u64::from_str_radix(text, 16).expect("hex");
-            (level.parse().expect("a level"), hex(min), hex(max))
+            let level = if level == "pages" { Self::MARKER } else { level.parse().expect("a level") };
+            (level, hex(min), hex(max))
         };
-        self.bucket.list(&prefix).into_iter().map(parse).collect()
+        objects.into_iter().map(parse).collect()
+    }
+
+    /// The key of an object of the history.
+    pub fn key_of(&self, (level, min, max): (u8, u64, u64)) -> String {
+        let folder = if level == Self::MARKER { "pages".to_owned() } else { format!("{level:04}") };
+        format!("{}/{folder}/{min:016x}-{max:016x}.ltx", self.id)
     }
 
     /// The newest transaction in the log or merged, 0 without one.
@@ -270,5 +285,6 @@ impl World {
         let restored = self.restore_elsewhere();
         compare::assert_same_pages(&self.db(), &restored);
         assert_eq!(self.end(), before, "a restore adds nothing to the history");
+        self.assert_pages_are(&self.db(), session, "restored");
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use bottomless_e2e::{Host, World, compare, shell, tools};
+use bottomless_e2e::{Host, Layout, World, compare, shell, tools};
 
 /// What is done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,4 +241,62 @@ fn a_local_file_that_is_behind_is_caught_up_or_left() {
     let session = world.open(Host::Newest);
     assert!(session.stderr().contains(&key), "{}", session.stderr());
     assert!(std::fs::read(world.db()).unwrap() == new);
+}
+
+/// A page object, or the marker, is damaged: as long as the log is there it leads around, with a warning that names the object;
+/// without the log both programs say which object it is, and touch nothing.
+#[test]
+fn a_damaged_page_object_is_restored_around_or_named() {
+    let world = World::new("damagedpages").laid_out(Layout::Pages);
+    let mut session = world.open(Host::Newest);
+    session.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    for _ in 2..=4 {
+        session.sql("INSERT INTO t(v) VALUES(randomblob(9000))");
+    }
+    world.fold(&mut session, "whole");
+    session.sql("INSERT INTO t(v) VALUES('behind the marker')");
+    session.kill();
+    drop(world.open(Host::Newest));
+    let whole = world.restore_elsewhere();
+    let page = |number: u32| format!("{}-{number:012}", world.id());
+    let marker = world.key_of((World::MARKER, 1, world.marker()));
+    // Not the first and the third: what follows the marker has them.
+    let (page, other) = (page(5), world.bucket.get(&page(6)));
+    let log: Vec<_> = world.log().into_iter().map(|txid| (txid, world.bucket.get(&world.log_key(txid)))).collect();
+    for has_log in [true, false] {
+        for (txid, _) in log.iter().filter(|(txid, _)| !has_log && *txid <= world.marker()) {
+            world.bucket.delete(&world.log_key(*txid));
+        }
+        for (key, kinds) in
+            [(&page, &[Deleted, Truncated, Empty, Body, Others][..]), (&marker, &[Truncated, Empty, Header])]
+        {
+            let content = world.bucket.get(key);
+            for &kind in kinds {
+                kind.apply(&world, key, &other, &[]);
+                let objects = (world.objects(), world.page_objects());
+                let file = fresh(&world, "restored.db");
+                let output = cli(&world, &file, &[]);
+                let (opened, log_of_open) = open_elsewhere(&world, Some(&whole).filter(|_| has_log).map(|v| &**v));
+                let what = format!("{kind:?} of {key}, with the log: {has_log}");
+                assert_eq!((output.status.success(), opened), (has_log, has_log), "{what}: {}", shell::errors(&output));
+                if has_log {
+                    compare::assert_same_pages(&whole, &file);
+                } else {
+                    assert!(!file.exists(), "{what}");
+                }
+                // Which of the pages is another one, only their checksum as a whole can tell: that is the marker's.
+                let named = if [Body, Others].contains(&kind) { &marker } else { key };
+                for text in [shell::errors(&output), log_of_open] {
+                    assert!(text.contains(named), "{what}: {text}");
+                }
+                assert_eq!(
+                    (world.objects(), world.page_objects()),
+                    objects,
+                    "{what}: the damaged object is left as it is"
+                );
+                world.bucket.put(key, &content);
+            }
+        }
+    }
+    assert!(open_elsewhere(&world, Some(&whole)).0);
 }

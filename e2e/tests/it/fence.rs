@@ -1,12 +1,13 @@
 //! Two machines, one history: at most one writer gets a position, the other is told so (P4).
 
+mod folds;
 mod frozen;
 mod many;
 mod orders;
 mod proof;
 
 use bottomless_e2e::proxy::Fault;
-use bottomless_e2e::{Host, Machine, Session, SqlError, World};
+use bottomless_e2e::{Host, Layout, Machine, Session, SqlError, World};
 
 use crate::commit::commits_once;
 
@@ -33,8 +34,9 @@ fn elsewhere(world: &World, name: &str) -> Session {
     session
 }
 
+/// Each journal mode is in one layout.
 fn two_machines(mode: &str) -> (World, Session, Session) {
-    let world = World::new("fence");
+    let world = World::new("fence").laid_out(Layout::of_mode(mode));
     let mut a = world.open(Host::Newest);
     a.sql(&format!("PRAGMA journal_mode = {mode}; CREATE TABLE t(who); INSERT INTO t VALUES('before')"));
     let mut b = elsewhere(&world, "b");

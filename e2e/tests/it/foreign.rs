@@ -1,6 +1,6 @@
 //! Programs without the extension that write to the local file while it is open, or put another in its place.
 
-use bottomless_e2e::{Host, World, shell};
+use bottomless_e2e::{Host, Layout, World, shell};
 
 fn stock(world: &World, sql: &str) {
     let output = shell::run_stock(world, &format!(".open {}\n.timeout 20000\n{sql}", world.id()));
@@ -38,7 +38,7 @@ fn what_another_program_writes_meanwhile_goes_along_with_the_next_commit() {
 #[test]
 fn reads_go_on_without_the_store_after_another_program_has_written() {
     for mode in ["DELETE", "PERSIST", "MEMORY", "WAL"] {
-        let mut world = World::new("foreign-outage");
+        let mut world = World::new("foreign-outage").laid_out(Layout::of_mode(mode));
         // The proof of the bucket may take longer than what is to fail below.
         world.open(Host::Newest).sql("CREATE TABLE t(v)");
         world.set("LIBSQL_BOTTOMLESS_TIMEOUT", 1);
@@ -60,7 +60,7 @@ fn reads_go_on_without_the_store_after_another_program_has_written() {
 
 #[test]
 fn our_own_connections_are_not_taken_for_another_program() {
-    let world = World::new("ours");
+    let world = World::new("ours").laid_out(Layout::Pages);
     let mut sessions = [Host::Newest, Host::Newest, Host::Python].map(|host| world.open(host));
     sessions[0].sql("PRAGMA journal_mode = WAL; CREATE TABLE t(v)");
     for round in 0..5 {
@@ -121,8 +121,8 @@ enum Moved {
 /// An update that leaves page 1, the size of the file and the free list alone.
 const UNSUSPICIOUS: &str = "UPDATE t SET v = 'theirs' WHERE v = 'a row';";
 
-fn moved_out_of_the_wal(moved: Moved, next: &str) {
-    let world = World::new("moved");
+fn moved_out_of_the_wal(layout: Layout, moved: Moved, next: &str) {
+    let world = World::new("moved").laid_out(layout);
     let mut session = world.open(Host::Newest);
     session.sql("PRAGMA journal_mode = WAL; CREATE TABLE t(v); INSERT INTO t VALUES('ours'), ('a row')");
     match moved {
@@ -152,8 +152,9 @@ fn moved_out_of_the_wal(moved: Moved, next: &str) {
 
 #[test]
 fn what_left_the_wal_before_our_commit_goes_along_with_it() {
-    for moved in [Moved::Truncated, Moved::Restarted, Moved::ByUs, Moved::Closed] {
-        moved_out_of_the_wal(moved, "INSERT INTO t VALUES('ours again')");
-        moved_out_of_the_wal(moved, "PRAGMA journal_mode = DELETE; INSERT INTO t VALUES('ours again')");
+    for (number, moved) in [Moved::Truncated, Moved::Restarted, Moved::ByUs, Moved::Closed].into_iter().enumerate() {
+        let next = "INSERT INTO t VALUES('ours again')";
+        moved_out_of_the_wal(Layout::of(number), moved, next);
+        moved_out_of_the_wal(Layout::of(number + 1), moved, &format!("PRAGMA journal_mode = DELETE; {next}"));
     }
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use bottomless_e2e::workload::Workload;
-use bottomless_e2e::{Host, Session, World, whole};
+use bottomless_e2e::{Host, Layout, Session, World, whole};
 use bottomless_ltx::RunningChecksum;
 use fastrand::Rng;
 
@@ -35,8 +35,8 @@ struct Crashed {
 }
 
 impl Crashed {
-    fn new(mode: &str, synchronous: &str, seed: u64) -> Self {
-        let world = World::new("heal");
+    fn new(mode: &str, synchronous: &str, layout: Layout, seed: u64) -> Self {
+        let world = World::new("heal").laid_out(layout);
         let mut rng = Rng::with_seed(seed);
         let mut session = world.open(Host::Newest);
         session.sql(&format!("PRAGMA journal_mode = {mode}; PRAGMA synchronous = {synchronous}"));
@@ -52,6 +52,9 @@ impl Crashed {
             session.sql("PRAGMA wal_checkpoint(TRUNCATE)");
         }
         session.sql("UPDATE t SET v = 'early' WHERE id % 7 = 1");
+        if layout == Layout::Pages {
+            world.fold(&mut session, "in the middle");
+        }
         let files = [world.db(), world.beside("wal"), world.beside("bottomless")];
         let older = files.map(|path| (path.clone(), std::fs::read(&path).unwrap_or_default()));
         for _ in 0..rng.u32(1..4) {
@@ -200,10 +203,10 @@ impl Damage {
     }
 }
 
-fn heal(mode: &str, synchronous: &str, damages: &[Damage], seed: u64) {
-    let what = format!("{mode}, {synchronous}, {damages:?}, seed {seed}");
+fn heal(mode: &str, synchronous: &str, layout: Layout, damages: &[Damage], seed: u64) {
+    let what = format!("{mode}, {synchronous}, {layout:?}, {damages:?}, seed {seed}");
     println!("{what}");
-    let mut crashed = Crashed::new(mode, synchronous, seed);
+    let mut crashed = Crashed::new(mode, synchronous, layout, seed);
     for damage in damages {
         damage.apply(&mut crashed);
     }
@@ -211,25 +214,25 @@ fn heal(mode: &str, synchronous: &str, damages: &[Damage], seed: u64) {
     crashed.heals(&what);
 }
 
-/// Each damage alone, and each with one of another file.
+/// Each damage alone, and each with one of another file, in one of the layouts: which one, alternates.
 fn matrix(mode: &str, others: &[Damage]) {
     let mut seed = Workload::seed();
     let mut next = || {
         seed = seed.wrapping_add(1);
-        (["OFF", "NORMAL"][seed as usize % 2], seed)
+        (["OFF", "NORMAL"][seed as usize % 2], Layout::of(seed as usize / 2), seed)
     };
     let alone = OF_THE_FILE.iter().chain(others).chain(&OF_THE_STATE);
     for damage in alone {
-        let (synchronous, seed) = next();
-        heal(mode, synchronous, &[*damage], seed);
+        let (synchronous, layout, seed) = next();
+        heal(mode, synchronous, layout, &[*damage], seed);
     }
     for (i, first) in OF_THE_FILE.iter().enumerate() {
-        let (synchronous, seed) = next();
+        let (synchronous, layout, seed) = next();
         // A journal is lost with what it belongs to, or it comes first.
         let other = others[i % others.len()];
-        heal(mode, synchronous, &[other, *first], seed);
-        let (synchronous, seed) = next();
-        heal(mode, synchronous, &[*first, OF_THE_STATE[i % OF_THE_STATE.len()]], seed);
+        heal(mode, synchronous, layout, &[other, *first], seed);
+        let (synchronous, layout, seed) = next();
+        heal(mode, synchronous, layout, &[*first, OF_THE_STATE[i % OF_THE_STATE.len()]], seed);
     }
 }
 
@@ -244,8 +247,8 @@ fn what_a_crash_of_the_system_damages_is_healed_in_mode_wal() {
 }
 
 /// The local state is damaged while nobody has the database open: that costs a comparison, and uploads nothing.
-fn rebuilt(what: &str, damage: impl FnOnce(&Path)) {
-    let world = World::new("heal-state");
+fn rebuilt(what: &str, layout: Layout, damage: impl FnOnce(&Path)) {
+    let world = World::new("heal-state").laid_out(layout);
     let mut session = world.open(Host::Newest);
     session.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
     session.sql("INSERT INTO t(v) VALUES(zeroblob(20000)), ('small')");
@@ -262,16 +265,19 @@ fn rebuilt(what: &str, damage: impl FnOnce(&Path)) {
 
 #[test]
 fn local_state_of_another_version_or_database_costs_time() {
-    rebuilt("version", |state| edit_block(state, 0, |record| record[8] += 1));
-    rebuilt("identity", |state| edit_block(state, 0, |record| record[24] ^= 1));
-    rebuilt("another main file", |state| edit_block(state, 0, |record| record[32] ^= 1));
-    rebuilt("not left in order", |state| edit_block(state, 1, |mark| mark[16] = 0));
+    for layout in Layout::ALL {
+        rebuilt("version", layout, |state| edit_block(state, 0, |record| record[8] += 1));
+        rebuilt("identity", layout, |state| edit_block(state, 0, |record| record[24] ^= 1));
+        rebuilt("another main file", layout, |state| edit_block(state, 0, |record| record[32] ^= 1));
+        rebuilt("not left in order", layout, |state| edit_block(state, 1, |mark| mark[16] = 0));
+    }
 }
 
 #[test]
 fn local_state_with_one_flipped_bit_anywhere_costs_time() {
-    for at in [0, 9, 20, 40, 60, 300, 505, 512, 528, 600, 1020, PAGES, PAGES + 9, PAGES + 8 * 5] {
-        rebuilt(&format!("byte {at}"), |state| {
+    let places = [0, 9, 20, 40, 60, 300, 505, 512, 528, 600, 1020, PAGES, PAGES + 9, PAGES + 8 * 5];
+    for (number, at) in places.into_iter().enumerate() {
+        rebuilt(&format!("byte {at}"), Layout::of(number), |state| {
             let mut bytes = std::fs::read(state).unwrap();
             bytes[at] ^= 0x20;
             std::fs::write(state, bytes).unwrap();
@@ -283,7 +289,7 @@ fn local_state_with_one_flipped_bit_anywhere_costs_time() {
 #[test]
 fn page_checksums_that_are_lost_while_the_database_is_open_cost_a_refused_commit() {
     for mode in ["DELETE", "WAL"] {
-        let world = World::new("heal-open");
+        let world = World::new("heal-open").laid_out(Layout::of_mode(mode));
         let mut session = world.open(Host::Newest);
         session.sql(&format!("PRAGMA journal_mode = {mode}"));
         session.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
@@ -305,7 +311,7 @@ fn page_checksums_that_are_lost_while_the_database_is_open_cost_a_refused_commit
 #[test]
 fn local_state_that_is_deleted_while_the_database_is_open_costs_time() {
     for mode in ["DELETE", "WAL"] {
-        let world = World::new("heal-deleted");
+        let world = World::new("heal-deleted").laid_out(Layout::of_mode(mode));
         let mut session = world.open(Host::Newest);
         session.sql(&format!("PRAGMA journal_mode = {mode}"));
         session.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, v)");

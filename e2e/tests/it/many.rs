@@ -3,12 +3,11 @@
 //! The bounds are stated here, next to what is measured: threads and sockets do not grow with the databases, file
 //! descriptors and memory do by a known amount each.
 
-use bottomless_e2e::{Host, Session, World, compare};
+use bottomless_e2e::{Host, Layout, Session, World, compare};
 use serde_json::Value;
 
 use crate::disk::shortage::limit_descriptors;
 
-const DATABASES: u32 = 500;
 /// Connections that commit at the same time, each from a thread of its own.
 const WRITERS: usize = 4;
 
@@ -67,7 +66,17 @@ fn open(world: &World, session: &mut Session, n: u32) {
 
 #[test]
 fn five_hundred_databases_of_one_process_share_threads_and_connections() {
-    let mut world = World::new("many");
+    many(Layout::Ltx, 500);
+}
+
+/// Each is folded, and waits for that when it is closed.
+#[test]
+fn many_databases_of_one_process_that_fold_share_threads_and_connections() {
+    many(Layout::Pages, 40);
+}
+
+fn many(layout: Layout, databases: u32) {
+    let mut world = World::new("many").laid_out(layout);
     // Often enough that all come to it, and seldom enough that few wait for it at a time.
     let never = 24 * 3600 * 1000;
     world.compact([2000, never, never], never, never);
@@ -82,52 +91,58 @@ fn five_hundred_databases_of_one_process_share_threads_and_connections() {
     };
     make(&mut session, 0);
     let one = Held::by(&session);
-    (1..DATABASES).for_each(|n| make(&mut session, n));
+    (1..databases).for_each(|n| make(&mut session, n));
     let all = Held::by(&session);
 
     // Threads that commit to different databases at the same time.
     let sql = "INSERT INTO t VALUES('again')";
-    let connections: Vec<_> = (0..DATABASES).collect();
+    let connections: Vec<_> = (0..databases).collect();
     let committed = session.exec_all(&connections, WRITERS, sql);
-    must(&session, DATABASES, committed);
+    must(&session, databases, committed);
     let busy = Held::by(&session);
 
-    for n in 0..DATABASES {
+    for n in 0..databases {
         let closed = session.close(n);
         must(&session, n, closed);
     }
     let closed = Held::by(&session);
-    for n in 0..DATABASES {
+    if layout == Layout::Pages {
+        for n in 0..databases {
+            let file = std::fs::read(world.folder().join(name(&world, n))).unwrap();
+            assert!(world.concatenated_of(&name(&world, n)) == file, "{n}");
+        }
+    }
+    for n in 0..databases {
         open(&world, &mut session, n);
         let read = session.exec(n, "SELECT v FROM t");
         assert_eq!(must(&session, n, read), [[Value::from(n)], [Value::from("again")]]);
     }
     let again = Held::by(&session);
-    println!("with one database {one:?}\nwith {DATABASES} {all:?}\nafter {WRITERS} threads {busy:?}");
+    println!("with one database {one:?}\nwith {databases} {all:?}\nafter {WRITERS} threads {busy:?}");
     println!("all closed {closed:?}\nall open again {again:?}");
 
     // One of them in full, in another folder.
-    let n = DATABASES / 2;
+    let n = databases / 2;
     let checkpointed = session.exec(n, "PRAGMA wal_checkpoint(TRUNCATE)");
     must(&session, n, checkpointed);
     let folder = world.folder().join("elsewhere");
     std::fs::create_dir(&folder).unwrap();
     let restored = folder.join(name(&world, n));
-    let opened = session.open(DATABASES, &format!("file:{}?vfs=bottomless&fencing=off", restored.display()));
+    let opened = session.open(databases, &format!("file:{}?vfs=bottomless&fencing=off", restored.display()));
     must(&session, n, opened);
-    let sound = session.exec(DATABASES, "PRAGMA integrity_check");
+    let sound = session.exec(databases, "PRAGMA integrity_check");
     assert_eq!(must(&session, n, sound), [["ok"]]);
-    let ended = session.close(DATABASES);
+    let ended = session.close(databases);
     must(&session, n, ended);
     compare::assert_same_pages(&world.folder().join(name(&world, n)), &restored);
 
-    let count = usize::try_from(DATABASES).unwrap();
+    let count = usize::try_from(databases).unwrap();
     for held in [all, busy, again] {
         assert!(held.threads <= one.threads + THREADS, "{one:?}, {held:?}");
         assert!(held.sockets <= one.sockets + SOCKETS, "{one:?}, {held:?}");
         assert!(held.descriptors <= one.descriptors + SOCKETS + count * DESCRIPTORS_EACH, "{one:?}, {held:?}");
         let memory = held.memory_kib.saturating_sub(one.memory_kib);
-        assert!(memory <= u64::from(DATABASES) * MEMORY_EACH_KIB, "{one:?}, {held:?}");
+        assert!(memory <= u64::from(databases) * MEMORY_EACH_KIB, "{one:?}, {held:?}");
     }
     assert!(closed.descriptors <= one.descriptors + SOCKETS, "nothing stays open: {one:?}, {closed:?}");
 }

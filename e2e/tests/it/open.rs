@@ -1,7 +1,7 @@
 //! What an open does: the table of the design, row by row, and the initial replication policy.
 
 use bottomless_e2e::litestream;
-use bottomless_e2e::{Host, Session, World, shell};
+use bottomless_e2e::{Host, Layout, Session, World, shell};
 
 use crate::commit::commits_once;
 
@@ -12,9 +12,9 @@ fn stock_sql(world: &World, sql: &str) {
     assert!(output.status.success() && output.stderr.is_empty(), "{sql}: {}", shell::errors(&output));
 }
 
-/// A database with a history in the bucket, closed.
+/// A database with a history in the bucket, closed. Each journal mode is in one layout.
 fn with_history(name: &str, mode: &str) -> World {
-    let world = World::new(name);
+    let world = World::new(name).laid_out(Layout::of_mode(mode));
     let mut session = world.open(Host::Newest);
     session.sql(&format!("PRAGMA journal_mode = {mode}; CREATE TABLE t(v); INSERT INTO t VALUES('in the bucket')"));
     session.close(0).unwrap();
@@ -29,7 +29,7 @@ fn rows(session: &mut Session) -> Vec<String> {
 #[test]
 fn nothing_here_and_nothing_there_is_a_fresh_database() {
     for create_empty_file in [false, true] {
-        let world = World::new("fresh");
+        let world = World::new("fresh").laid_out(Layout::of(usize::from(create_empty_file)));
         if create_empty_file {
             std::fs::write(world.db(), b"").unwrap();
         }
@@ -66,7 +66,7 @@ fn an_empty_or_missing_file_is_filled_from_the_bucket() {
 #[test]
 fn a_plain_database_becomes_transaction_one() {
     for mode in ["DELETE", "WAL"] {
-        let world = World::new("initial");
+        let world = World::new("initial").laid_out(Layout::of_mode(mode));
         stock_sql(&world, &format!("PRAGMA journal_mode = {mode};\nCREATE TABLE t(v); INSERT INTO t VALUES('here');"));
         let mut session = world.open(Host::Newest);
         assert_eq!(world.last(), 1, "published at open");
@@ -79,7 +79,7 @@ fn a_plain_database_becomes_transaction_one() {
 /// The plain database is in WAL mode, its program died, and the rows are only in the WAL.
 #[test]
 fn a_plain_database_with_an_unfinished_wal_is_published_whole() {
-    let world = World::new("initial-wal");
+    let world = World::new("initial-wal").laid_out(Layout::Pages);
     let mut stock = world.stock(Host::Newest);
     stock.open(0, &world.db().display().to_string()).unwrap();
     stock.sql("PRAGMA journal_mode = WAL; CREATE TABLE t(v); INSERT INTO t VALUES('in the wal')");

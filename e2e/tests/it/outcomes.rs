@@ -7,6 +7,7 @@ mod writers;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bottomless_e2e::Layout;
 use bottomless_e2e::proxy::{Answer, Fault, When};
 use script::{Place, Story};
 
@@ -73,9 +74,33 @@ fn stride(place: &Place) -> Vec<(usize, Fault)> {
     pairs
 }
 
+/// All pairs of a request of a fold and a fault.
+fn all_of_folds(place: &Place) -> Vec<(usize, Fault)> {
+    let requests = place.requests();
+    let of_folds = (1..=requests.len()).filter(|number| place.is_of_a_fold(&requests[number - 1]));
+    of_folds.flat_map(|request| faults().into_iter().map(move |fault| (request, fault))).collect()
+}
+
+/// Some of them, in which every request and every fault is.
+fn some_of_folds(place: &Place) -> Vec<(usize, Fault)> {
+    let requests = place.requests();
+    let of_folds: Vec<_> = (1..=requests.len()).filter(|number| place.is_of_a_fold(&requests[number - 1])).collect();
+    let reads =
+        |number: usize| matches!(&*requests[number - 1].method, "GET" | "HEAD") && !requests[number - 1].is_list();
+    let pair = |n: usize| (of_folds[n % of_folds.len()], faults()[n % faults().len()]);
+    (0..of_folds.len().max(faults().len()))
+        .map(pair)
+        .filter(|(number, fault)| !is_slow(*fault) || !reads(*number))
+        .collect()
+}
+
 /// Plays the story once with each pair, in several processes at once.
 fn play(story: Story, processes: usize, pairs: impl Fn(&Place) -> Vec<(usize, Fault)>) {
-    let mut first = Place::new(story);
+    play_in(story, Layout::Ltx, processes, pairs);
+}
+
+fn play_in(story: Story, layout: Layout, processes: usize, pairs: impl Fn(&Place) -> Vec<(usize, Fault)>) {
+    let mut first = Place::new(story, layout);
     let pairs = pairs(&first);
     let next = AtomicUsize::new(0);
     let work = |place: &mut Place| {
@@ -85,11 +110,11 @@ fn play(story: Story, processes: usize, pairs: impl Fn(&Place) -> Vec<(usize, Fa
     };
     std::thread::scope(|scope| {
         for _ in 1..processes {
-            scope.spawn(|| work(&mut Place::new(story)));
+            scope.spawn(|| work(&mut Place::new(story, layout)));
         }
         work(&mut first);
     });
-    println!("{story:?}: {} requests, {} sessions", first.requests().len(), pairs.len());
+    println!("{story:?}, {layout:?}: {} requests, {} sessions", first.requests().len(), pairs.len());
 }
 
 #[test]
@@ -105,6 +130,23 @@ fn some_outcomes_with_a_wal() {
 #[test]
 fn some_outcomes_of_the_first_session_on_a_machine() {
     play(Story::First, 4, stride);
+}
+
+#[test]
+fn some_outcomes_of_folds_with_a_rollback_journal() {
+    play_in(Story::Rollback, Layout::Pages, 2, some_of_folds);
+}
+
+#[test]
+fn some_outcomes_of_folds_with_a_wal() {
+    play_in(Story::Wal, Layout::Pages, 2, some_of_folds);
+}
+
+#[test]
+#[ignore = "minutes"]
+fn soak_all_outcomes_of_folds() {
+    play_in(Story::Rollback, Layout::Pages, 4, all_of_folds);
+    play_in(Story::Wal, Layout::Pages, 4, all_of_folds);
 }
 
 #[test]

@@ -3,30 +3,18 @@
 use std::path::PathBuf;
 
 use bottomless_e2e::proxy::{Answer, Fault};
-use bottomless_e2e::{Host, Session, World, compactor};
-
-/// Nothing is folded within a test but by a close or a flush.
-const NEVER: u32 = 24 * 3600 * 1000;
+use bottomless_e2e::{Host, Layout, Session, World, compactor};
 
 /// A world whose programs fold.
 fn world(name: &str) -> World {
-    let mut world = World::new(name);
-    world.set("LIBSQL_BOTTOMLESS_LAYOUT", "pages");
-    world.compact([NEVER; 3], NEVER, NEVER);
-    world
+    World::new(name).laid_out(Layout::Pages)
 }
 
 /// The page objects one behind the other, as a file: what any S3 tool makes of them.
 #[track_caller]
 fn concatenated(world: &World) -> PathBuf {
-    let prefix = format!("{}-", world.id());
-    let mut bytes = Vec::new();
-    for (at, object) in world.bucket.list(&prefix).iter().enumerate() {
-        assert_eq!(object.key, format!("{prefix}{:012}", at + 1), "page by page, and nothing behind the end");
-        bytes.extend(world.bucket.get(&object.key));
-    }
     let path = world.folder().join("concatenated.db");
-    std::fs::write(&path, bytes).unwrap();
+    std::fs::write(&path, world.concatenated()).unwrap();
     path
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bottomless_e2e::workload::Workload;
-use bottomless_e2e::{Host, Session, World};
+use bottomless_e2e::{Host, Layout, Session, World};
 use fastrand::Rng;
 use serde_json::json;
 
@@ -102,8 +102,8 @@ impl Crowd<'_> {
     }
 }
 
-fn crowd(mode: &str, seed: u64, plan: Plan) {
-    let world = World::new("crowd");
+fn crowd(mode: &str, layout: Layout, seed: u64, plan: Plan) {
+    let world = World::new("crowd").laid_out(layout);
     let mut session = world.open(Host::Newest);
     session.sql(&format!("PRAGMA journal_mode = {mode}; {SCHEMA}"));
     session.close(0).unwrap();
@@ -113,7 +113,7 @@ fn crowd(mode: &str, seed: u64, plan: Plan) {
     let fates = crowd.run(&mut Rng::with_seed(seed));
 
     let mut session = world.open(Host::Newest);
-    let what = format!("{mode}, seed {seed}");
+    let what = format!("{mode}, {layout:?}, seed {seed}");
     assert_eq!(session.value("PRAGMA integrity_check"), "ok", "{what}");
     let mut found = BTreeSet::new();
     for row in session.sql("SELECT id, count(*), max(size), count(DISTINCT n) FROM work GROUP BY id") {
@@ -148,12 +148,12 @@ fn crowd(mode: &str, seed: u64, plan: Plan) {
 
 #[test]
 fn many_processes_and_threads_in_wal_mode() {
-    crowd("WAL", Workload::seed(), Plan { processes: 3, threads: 3, steps: 40, kills: 3 });
+    crowd("WAL", Layout::Pages, Workload::seed(), Plan { processes: 3, threads: 3, steps: 40, kills: 3 });
 }
 
 #[test]
 fn many_processes_and_threads_in_rollback_mode() {
-    crowd("DELETE", Workload::seed(), Plan { processes: 3, threads: 3, steps: 40, kills: 3 });
+    crowd("DELETE", Layout::Ltx, Workload::seed(), Plan { processes: 3, threads: 3, steps: 40, kills: 3 });
 }
 
 #[test]
@@ -162,7 +162,9 @@ fn soak_processes() {
     for round in 0..20 {
         for mode in ["WAL", "DELETE", "PERSIST"] {
             let seed = Workload::seed() + round;
-            crowd(mode, seed, Plan { processes: 4, threads: 4, steps: 60, kills: 6 });
+            for layout in Layout::ALL {
+                crowd(mode, layout, seed, Plan { processes: 4, threads: 4, steps: 60, kills: 6 });
+            }
         }
     }
 }

@@ -5,15 +5,15 @@ use std::fs::{self, File, FileTimes};
 use std::path::PathBuf;
 
 use bottomless_e2e::litestream;
-use bottomless_e2e::{Host, Session, World, shell};
+use bottomless_e2e::{Host, Layout, Session, World, shell};
 
 use crate::commit::commits_once;
 
 const CANTOPEN: i64 = 14;
 
-/// A database with some history, closed; with three hundred rows of 100 bytes.
+/// A database with some history, closed; with three hundred rows of 100 bytes. Each journal mode is in one layout.
 fn closed(mode: &str) -> World {
-    let world = World::new("closed");
+    let world = World::new("closed").laid_out(Layout::of_mode(mode));
     let mut session = world.open(Host::Newest);
     session.sql(&format!(
         "PRAGMA journal_mode = {mode}; CREATE TABLE t(v); CREATE TABLE big(v);

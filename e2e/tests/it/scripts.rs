@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use bottomless_e2e::{World, shell, tools};
+use bottomless_e2e::{Layout, World, compare, shell, tools};
 
 /// A copy of the scripts beside a build, so that they leave nothing in the tree.
 fn copy_of_the_scripts(world: &World) -> PathBuf {
@@ -41,13 +41,33 @@ fn passes(world: &World, scripts: &Path, name: &str) {
 
 #[test]
 fn the_smoke_test_and_the_restore_test_pass() {
-    let world = World::new("scripts");
+    smoke_and_restore(Layout::Ltx);
+}
+
+#[test]
+fn the_smoke_test_and_the_restore_test_pass_with_page_objects() {
+    smoke_and_restore(Layout::Pages);
+}
+
+/// When the shell has ended, the page objects are its file.
+fn folded(world: &World, scripts: &Path) {
+    if world.layout() == Layout::Pages {
+        let pages = world.folder().join("concatenated.db");
+        std::fs::write(&pages, world.concatenated()).unwrap();
+        compare::assert_same_pages(&scripts.join("test.db"), &pages);
+    }
+}
+
+fn smoke_and_restore(layout: Layout) {
+    let world = World::new("scripts").laid_out(layout);
     let scripts = copy_of_the_scripts(&world);
     passes(&world, &scripts, "smoke_test.sh");
+    folded(&world, &scripts);
     let first = world.last();
     assert!(first >= 4, "a table and three rows: {first}");
     passes(&world, &scripts, "restore_test.sh");
     assert_eq!(world.last(), first, "a restore adds nothing");
+    folded(&world, &scripts);
     // On a database that is there already, and on one that lost its local file.
     passes(&world, &scripts, "smoke_test.sh");
     std::fs::remove_file(scripts.join("test.db")).unwrap();
@@ -61,6 +81,7 @@ fn the_smoke_test_and_the_restore_test_pass() {
     assert!(output.status.success(), "{}", shell::errors(&output));
     passes(&world, &scripts, "smoke_test.sh");
     passes(&world, &scripts, "restore_test.sh");
+    folded(&world, &scripts);
 }
 
 /// The scripts can fail: nothing was written, and the store is away.

@@ -1,6 +1,8 @@
 //! Random work, and a kill at a random place, round after round on the same, growing history.
 
-use bottomless_e2e::Host;
+use bottomless_e2e::{Host, Layout};
+use std::time::Duration;
+
 use bottomless_e2e::proxy::Fault;
 use bottomless_e2e::workload::Workload;
 use bottomless_points::Point;
@@ -10,6 +12,8 @@ use super::stage::{Played, Restores, Stage};
 
 /// Rounds on one history; then another begins.
 const ROUNDS: u64 = 20;
+/// The fence window. A quarter of it is the time that deleting has: on a busy machine it must not be short.
+const WINDOW: Duration = Duration::from_secs(3);
 const MODES: [&str; 6] = ["DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF", "WAL"];
 /// So often a random point is one of those that commits come to.
 const COMMIT_POINTS: &str = "commit confirm writing journal wal checkpoint";
@@ -30,8 +34,9 @@ fn low(rng: &mut Rng, end: usize) -> usize {
     rng.usize(1..end)
 }
 
-fn point(rng: &mut Rng) -> String {
-    let families: Vec<_> = COMMIT_POINTS.split(' ').collect();
+fn point(rng: &mut Rng, layout: Layout) -> String {
+    let folds = layout == Layout::Pages && rng.u8(..3) == 0;
+    let families: Vec<_> = if folds { "fold" } else { COMMIT_POINTS }.split(' ').collect();
     let is_common = |point: &Point| families.iter().any(|family| point.name().starts_with(family));
     let any = rng.u8(..10) == 0;
     let points: Vec<_> = Point::ALL.iter().filter(|point| any || is_common(point)).collect();
@@ -70,13 +75,15 @@ fn work(stage: &mut Stage, rng: &mut Rng, death: &Death, what: &str) -> Played {
     if rng.bool() { stage.close() } else { Ok(()) }
 }
 
-fn rounds(seed: u64, rounds: u64) {
+fn rounds(seed: u64, layout: Layout, rounds: u64) {
     let mut rng = Rng::with_seed(seed);
-    let mut stage = Stage::new("random", Host::Newest, None);
+    let mut stage = Stage::new("random", Host::Newest, layout, None);
+    // What a fold of a machine that lost its local files was about to do is waited for.
+    stage.world.set_window(WINDOW);
     let mut killed = 0;
     for round in 0..rounds {
         let death = match rng.u8(..8) {
-            0..=4 => Death::At(point(&mut rng)),
+            0..=4 => Death::At(point(&mut rng, layout)),
             5..=6 => Death::Request(low(&mut rng, 12), rng.bool()),
             _ => Death::Idle,
         };
@@ -84,7 +91,7 @@ fn rounds(seed: u64, rounds: u64) {
         stage.next_round(order);
         let (lose, two) = (rng.u8(..6) == 0, rng.u8(..4) == 0);
         let what = format!(
-            "BOTTOMLESS_SEED={seed}, round {round}, {death:?}{}{}",
+            "BOTTOMLESS_SEED={seed}, {layout:?}, round {round}, {death:?}{}{}",
             label(lose, " empty folder"),
             label(two, " two")
         );
@@ -98,7 +105,9 @@ fn rounds(seed: u64, rounds: u64) {
         }
         let played = work(&mut stage, &mut rng, &death, &what);
         killed += u32::from(played.is_err());
-        let restores = if round % 8 == 7 { Restores::Litestream } else { Restores::Both };
+        // Who folds deletes the log that Litestream would read.
+        let by_litestream = layout == Layout::Ltx && round % 8 == 7;
+        let restores = if by_litestream { Restores::Litestream } else { Restores::Both };
         stage.survey(&played, restores, &what);
         stage.local.clear();
     }
@@ -112,12 +121,12 @@ fn label(set: bool, text: &str) -> &str {
 
 #[test]
 fn random_kills_one() {
-    rounds(Workload::seed(), ROUNDS);
+    rounds(Workload::seed(), Layout::Ltx, ROUNDS);
 }
 
 #[test]
 fn random_kills_two() {
-    rounds(Workload::seed().wrapping_add(1), ROUNDS);
+    rounds(Workload::seed().wrapping_add(1), Layout::Pages, ROUNDS);
 }
 
 #[test]
@@ -125,6 +134,6 @@ fn random_kills_two() {
 fn soak_random_kills() {
     let all = std::env::var("BOTTOMLESS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(500);
     for (history, _) in (0..all).step_by(ROUNDS as usize).enumerate() {
-        rounds(Workload::seed().wrapping_add(2 + history as u64), ROUNDS);
+        rounds(Workload::seed().wrapping_add(2 + history as u64), Layout::of(history), ROUNDS);
     }
 }

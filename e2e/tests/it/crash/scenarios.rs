@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bottomless_e2e::Host;
 use bottomless_e2e::proxy::Fault;
 
-use super::stage::{Played, Stage};
+use super::stage::{Played, Restores, Stage};
 
 /// A play, and who plays the victim.
 #[derive(Clone, Copy)]
@@ -14,6 +14,16 @@ pub(super) struct Scenario {
     pub(super) name: &'static str,
     pub(super) host: Host,
     pub(super) play: fn(&mut Stage) -> Played,
+}
+
+impl Scenario {
+    /// The restores that can be made: Litestream finds no log where it was folded and deleted.
+    pub(super) fn restores(&self, wanted: Restores) -> Restores {
+        match wanted {
+            Restores::Litestream if self.name == "folding_in_the_background" => Restores::Both,
+            other => other,
+        }
+    }
 }
 
 macro_rules! scenarios {
@@ -71,12 +81,19 @@ scenarios! {
     one_of_two_processes_in_mode_delete: Newest, |s| one_of_two(s, "DELETE");
     one_of_two_processes_in_mode_wal: Newest, |s| one_of_two(s, "WAL");
     compaction: Newest, compacts;
+    folding_by_a_close: Newest, folds_by_a_close;
+    folding_by_a_flush: Python, folds_by_a_flush;
+    folding_in_the_background: Newest, folds_in_the_background;
 }
 
 const TABLE: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, v)";
 
 /// Seconds after which the outcome of a commit is not known.
 const SHORT: u32 = 2;
+
+/// The fence window of plays in which it passes. A quarter of it is the time that deleting has: on a busy machine it must not be
+/// short.
+const WINDOW: Duration = Duration::from_secs(2);
 
 /// Rows that differ from those of any other call with another text.
 fn insert(text: &str, rows: u32) -> String {
@@ -438,13 +455,68 @@ fn unconfirmed_and_lost(stage: &mut Stage, mode: &str) -> Played {
     stage.close()
 }
 
+/// What a process commits between its folds: most pages, fewer pages, and more again.
+const FOLDED: [&[&str]; 3] = [
+    &["UPDATE t SET v = v || 'u' WHERE id % 3"],
+    &["DELETE FROM t WHERE id > 6", "VACUUM"],
+    &["INSERT INTO t(v) SELECT v || 'again' FROM t", "UPDATE t SET v = 'last' WHERE id = 2"],
+];
+
+fn folded_before(stage: &mut Stage, mode: &str) {
+    stage.helper(&[&format!("PRAGMA journal_mode = {mode}"), TABLE, &insert("before", 30)]);
+    assert!(stage.world.marker() > 0, "the helper has folded");
+}
+
+fn folds_by_a_close(stage: &mut Stage) -> Played {
+    folded_before(stage, "WAL");
+    stage.start()?;
+    for statements in FOLDED {
+        stage.all(statements)?;
+        let before = stage.world.marker();
+        stage.close()?;
+        assert!(stage.world.marker() > before, "a close has folded");
+        stage.open()?;
+    }
+    stage.close()
+}
+
+fn folds_by_a_flush(stage: &mut Stage) -> Played {
+    folded_before(stage, "DELETE");
+    stage.start()?;
+    for statements in FOLDED {
+        stage.all(statements)?;
+        let before = stage.world.marker();
+        stage.sql("PRAGMA bottomless_flush")?;
+        assert!(stage.world.marker() > before, "a flush has folded");
+    }
+    stage.close()
+}
+
+/// With intervals so short that it comes to everything, beside the commits.
+fn folds_in_the_background(stage: &mut Stage) -> Played {
+    stage.one_writer();
+    folded_before(stage, "WAL");
+    stage.world.set_window(WINDOW);
+    stage.world.compact([200, 600, 1500], 1800, 2000);
+    stage.start()?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut number = 0;
+    while stage.is_doomed() || !stage.has_reached_all("fold.") {
+        assert!(Instant::now() < deadline, "{}: it must come to all: {:?}", stage.doom(), stage.trace());
+        stage.all(FOLDED[number % FOLDED.len()])?;
+        stage.sql(&insert("more", 5))?;
+        number += 1;
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    stage.end_here();
+    stage.close()
+}
+
 /// A process commits and compacts at the same time, with intervals so short that it comes to everything.
 fn compacts(stage: &mut Stage) -> Played {
     stage.one_writer();
     stage.helper(&["PRAGMA journal_mode = WAL", TABLE, &insert("before", 9)]);
-    // A quarter of it is the time that deleting has: on a busy machine it must not be short.
-    let window = serde_json::json!({ "fence_window_seconds": 2, "fence_window_before_seconds": 2 }).to_string();
-    stage.world.bucket.put(&format!("{}/bottomless.json", stage.world.id()), window.as_bytes());
+    stage.world.set_window(WINDOW);
     stage.world.compact([200, 600, 1500], 1800, 2000);
     stage.start()?;
     stage.begin_here();

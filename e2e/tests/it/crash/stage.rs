@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bottomless_e2e::session::Rows;
-use bottomless_e2e::{Host, Machine, Session, SqlError, World, compare, litestream, shell, whole};
+use bottomless_e2e::{Host, Layout, Machine, Session, SqlError, World, compare, litestream, shell, whole};
 use bottomless_points::{Point, TRACE_VARIABLE, VARIABLE};
 
 /// The process has died where it was to.
@@ -59,8 +59,8 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn new(name: &str, host: Host, order: Option<String>) -> Self {
-        let mut world = World::new(name);
+    pub(super) fn new(name: &str, host: Host, layout: Layout, order: Option<String>) -> Self {
+        let mut world = World::new(name).laid_out(layout);
         world.set("LIBSQL_BOTTOMLESS_TIMEOUT", 30);
         let oracle = oracle(&world);
         Self {
@@ -423,6 +423,13 @@ impl Stage {
     fn pick_up_compaction(&mut self, what: &str) {
         if self.world.environment["LIBSQL_BOTTOMLESS_COMPACTION"] != "on" {
             return;
+        }
+        if self.world.layout() == Layout::Pages {
+            let mut session = self.world.open(self.host);
+            self.world.fold(&mut session, what);
+            session.close(0).unwrap();
+            // In the background, nothing more.
+            return self.world.lay_out(Layout::Pages);
         }
         let mut session = self.world.open(self.host);
         let deadline = Instant::now() + Duration::from_secs(30);

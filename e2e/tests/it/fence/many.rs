@@ -3,19 +3,24 @@
 use std::collections::BTreeMap;
 
 use bottomless_e2e::workload::Workload;
-use bottomless_e2e::{Host, Machine, World, compare};
+use bottomless_e2e::{Host, Layout, Machine, World, compare};
 use fastrand::Rng;
 use serde_json::Value;
 
 const MACHINES: usize = 4;
 const ROUNDS: u32 = 25;
 
+/// With page objects each of them folds whenever it catches up.
 #[test]
 fn of_many_hammering_machines_the_history_holds_what_was_acknowledged_and_nothing_else() {
     let seed = Workload::seed();
-    println!("BOTTOMLESS_SEED={seed}");
+    hammer(Layout::of(usize::try_from(seed % 2).unwrap()), seed);
+}
+
+fn hammer(layout: Layout, seed: u64) {
+    println!("BOTTOMLESS_SEED={seed}, {layout:?}");
     let mut rng = Rng::with_seed(seed);
-    let world = World::new("hammer");
+    let world = World::new("hammer").laid_out(layout);
     let mut first = world.open(Host::Newest);
     first.sql("PRAGMA journal_mode = WAL; CREATE TABLE t(row, filler)");
     first.close(0).unwrap();
@@ -80,4 +85,5 @@ fn of_many_hammering_machines_the_history_holds_what_was_acknowledged_and_nothin
         machine.session.sql("PRAGMA wal_checkpoint(TRUNCATE)");
         compare::assert_same_pages(machine.db(), &restored);
     }
+    world.assert_pages_are(&restored, &mut machines[0].session, "all of them");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bottomless_e2e::{Host, Machine, World, compare};
+use bottomless_e2e::{Host, Layout, Machine, World, compare};
 
 use super::assert_fenced;
 
@@ -42,7 +42,7 @@ struct Contest {
 
 impl Contest {
     fn new(mode: &str) -> Self {
-        let mut world = World::new("orders");
+        let mut world = World::new("orders").laid_out(Layout::of_mode(mode));
         // No try is given up while it is held.
         world.set("LIBSQL_BOTTOMLESS_TIMEOUT", 600);
         let mut first = world.open(Host::Newest);
@@ -157,6 +157,9 @@ fn contest(mode: &str, step: Step, each: u32) {
     for word in &words {
         contest.play(word, step, each);
     }
+    let Contest { world, machines: [machine, _], .. } = &mut contest;
+    let file = machine.db().clone();
+    world.assert_pages_are(&file, &mut machine.session, mode);
     let tries = 2 * each * u32::try_from(words.len()).unwrap();
     println!("{mode}: {} orders, {} of {tries} transactions were fenced", words.len(), contest.fenced);
     assert!(contest.fenced >= words.len() as u32, "in each order the first two meet");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bottomless_e2e::proxy::{Fault, Request};
-use bottomless_e2e::{Host, Session, World, compare};
+use bottomless_e2e::{Host, Layout, Session, World, compare};
 use bottomless_ltx::{DecodeError, decode_file};
 
 /// Seconds that a commit may take; a hung small PUT is given up after a third of them.
@@ -43,6 +43,7 @@ const REOPENED: usize = 3;
 /// A database that can be put back to where the session begins, and a process for its sessions.
 pub(super) struct Place {
     story: Story,
+    layout: Layout,
     world: World,
     host: Session,
     /// The local files with which a session begins.
@@ -58,7 +59,7 @@ pub(super) struct Place {
 
 impl Place {
     /// Makes the history, and plays the session once without a fault.
-    pub(super) fn new(story: Story) -> Self {
+    pub(super) fn new(story: Story, layout: Layout) -> Self {
         let mut world = World::new("outcomes");
         world.set("LIBSQL_BOTTOMLESS_TIMEOUT", 60);
         let mode = if story == Story::Rollback { "DELETE" } else { "WAL" };
@@ -78,9 +79,11 @@ impl Place {
         host.open(1, &format!("file:{}?vfs=bottomless", elsewhere.join(world.id()).display())).unwrap();
         host.exec(1, "INSERT INTO marks VALUES('elsewhere'); INSERT INTO t(v) VALUES('second')").unwrap();
         host.close(1).unwrap();
+        // The history is a log; with page objects it becomes one that is folded in the session.
+        world.lay_out(layout);
         let keys = world.objects().into_iter().map(|object| object.key).collect();
         let (requests, acknowledged) = (Vec::new(), Vec::new());
-        let mut place = Self { story, world, host, template, keys, requests, acknowledged, failures: 0 };
+        let mut place = Self { story, layout, world, host, template, keys, requests, acknowledged, failures: 0 };
         place.session(None);
         place.requests = place.world.proxy.requests();
         assert_eq!(place.failures, 0, "{:#?}\n{}", place.requests, place.host.stderr());
@@ -92,6 +95,11 @@ impl Place {
         self.story
     }
 
+    /// Whether it is a request that a fold alone makes.
+    pub(super) fn is_of_a_fold(&self, request: &Request) -> bool {
+        ["/pages/", "%2Fpages%2F", "-00000000"].iter().any(|part| request.target.contains(part))
+    }
+
     /// The requests of the session without a fault.
     pub(super) fn requests(&self) -> &[Request] {
         &self.requests
@@ -100,7 +108,10 @@ impl Place {
     /// Plays the session with this fault at this request, and looks at what is left.
     pub(super) fn play(&mut self, number: usize, fault: Fault) {
         let request = &self.requests[number - 1];
-        let said = Said(format!("{:?}: {fault:?} at {number}, {} {}", self.story, request.method, request.target));
+        let said = Said(format!(
+            "{:?}, {:?}: {fault:?} at {number}, {} {}",
+            self.story, self.layout, request.method, request.target
+        ));
         self.session(Some((number, fault)));
         assert_eq!(self.world.proxy.hits(), 1, "{}: the fault was not met", said.0);
         self.world.proxy.heal();
@@ -119,6 +130,7 @@ impl Place {
                 continue;
             }
             if number == REOPENED {
+                // With page objects, it folds.
                 self.host.close(0).unwrap();
                 self.open();
             }
@@ -130,7 +142,21 @@ impl Place {
                 self.world.proxy.deliver();
             }
         }
+        if self.layout == Layout::Pages {
+            self.flush();
+        }
         self.world.proxy.deliver();
+    }
+
+    /// Folds. What fails is tried again.
+    fn flush(&mut self) {
+        for _ in 0..ATTEMPTS {
+            if self.host.exec(0, "PRAGMA bottomless_flush").is_ok() {
+                return;
+            }
+            self.failures += 1;
+        }
+        panic!("can't flush:\n{}", self.host.stderr());
     }
 
     /// The local files and the bucket as before the first session.
@@ -141,6 +167,9 @@ impl Place {
             if !self.keys.contains(&object.key) {
                 self.world.bucket.delete(&object.key);
             }
+        }
+        for page in self.world.page_objects() {
+            self.world.bucket.delete(&page.key);
         }
         if self.story == Story::First {
             self.world.lose_local_files();
@@ -163,7 +192,11 @@ impl Place {
             Story::First => FIRST_TIMEOUT_SECONDS,
             Story::Rollback | Story::Wal => TIMEOUT_SECONDS,
         };
-        let uri = format!("{}&timeout={seconds}", self.world.uri());
+        let pages = match self.layout {
+            Layout::Ltx => "",
+            Layout::Pages => "&layout=pages&compaction=on&level1_interval=24h",
+        };
+        let uri = format!("{}&timeout={seconds}{pages}", self.world.uri());
         for _ in 0..ATTEMPTS {
             let opened = self.host.open(0, &uri);
             if opened.and_then(|()| self.host.exec(0, "SELECT count(*) FROM t")).is_ok() {
@@ -178,6 +211,11 @@ impl Place {
     fn commit(&mut self, number: usize, begin: &str, end: &str) {
         for attempt in 1..=ATTEMPTS {
             let mark = format!("{number}, attempt {attempt}");
+            // With page objects, without those of something large.
+            let [begin, end] = [begin, end].map(|sql| match self.layout {
+                Layout::Ltx => sql.to_owned(),
+                Layout::Pages => sql.replace("00000", "000"),
+            });
             self.host.sql(&format!("BEGIN; {begin}; INSERT INTO marks VALUES('{mark}'); {end}"));
             match self.host.exec(0, "COMMIT") {
                 Ok(_) => return self.acknowledged.push(mark),
@@ -200,11 +238,12 @@ impl Place {
         assert!(log.iter().copied().eq(1..=log.len() as u64), "a gap: {log:?}");
         let status = self.host.status();
         assert_eq!((status["txid"].as_u64(), status["unsettled"].as_bool()), (log.last().copied(), Some(false)));
+        self.world.assert_pages_are(&self.world.db(), &mut self.host, "after the session");
         self.host.close(0).unwrap();
 
-        // An object of the proof that arrives late stays, and is of no concern to anybody.
+        // An object of the proof that arrives late stays, and is of no concern to anybody. A marker has no frames.
         let objects = self.world.objects();
-        for object in objects.iter().filter(|object| !object.key.contains("/probe-")) {
+        for object in objects.iter().filter(|object| object.key.ends_with(".ltx") && !object.key.contains("/pages/")) {
             let bytes = self.world.bucket.get(&object.key);
             let decoded = decode_file(&bytes, &mut Vec::new(), |_, _, _| Ok::<_, DecodeError>(()));
             decoded.unwrap_or_else(|e| panic!("{}: {e}", object.key));

@@ -2,7 +2,7 @@
 
 use bottomless_e2e::proxy::{Fault, Proxy, When};
 use bottomless_e2e::seaweed::Seaweed;
-use bottomless_e2e::{Host, Session, World};
+use bottomless_e2e::{Host, Layout, Session, World};
 use bottomless_ltx::Header;
 
 const SAME: &str = "INSERT INTO t VALUES('the same')";
@@ -16,7 +16,7 @@ struct Machines {
 }
 
 fn machines(mode: &str) -> Machines {
-    let mut world = World::new("writers");
+    let mut world = World::new("writers").laid_out(Layout::of_mode(mode));
     world.set("LIBSQL_BOTTOMLESS_TIMEOUT", 60);
     let mut a = world.open(Host::Newest);
     a.sql(&format!("PRAGMA journal_mode = {mode}; CREATE TABLE t(v); INSERT INTO t VALUES('before')"));
