@@ -15,6 +15,8 @@ const WRITERS: usize = 4;
 const DESCRIPTORS_EACH: usize = 4;
 /// Resident memory of one open database in KiB, SQLite's page cache and the debug build included; measured some 100.
 const MEMORY_EACH_KIB: u64 = 300;
+/// Resident memory in KiB that folds leave behind in the allocator, of however many databases; measured some 12,000.
+const MEMORY_OF_FOLDS_KIB: u64 = 32_000;
 /// Threads of the process beside its own and the one that compacts: none of ours stays but the pools for blocking work, of
 /// 8 and of 2.
 const THREADS: usize = 10;
@@ -142,7 +144,8 @@ fn many(layout: Layout, databases: u32) {
         assert!(held.sockets <= one.sockets + SOCKETS, "{one:?}, {held:?}");
         assert!(held.descriptors <= one.descriptors + SOCKETS + count * DESCRIPTORS_EACH, "{one:?}, {held:?}");
         let memory = held.memory_kib.saturating_sub(one.memory_kib);
-        assert!(memory <= u64::from(databases) * MEMORY_EACH_KIB, "{one:?}, {held:?}");
+        let of_folds = if layout == Layout::Pages { MEMORY_OF_FOLDS_KIB } else { 0 };
+        assert!(memory <= u64::from(databases) * MEMORY_EACH_KIB + of_folds, "{one:?}, {held:?}");
     }
     assert!(closed.descriptors <= one.descriptors + SOCKETS, "nothing stays open: {one:?}, {closed:?}");
 }
