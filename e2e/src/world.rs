@@ -190,7 +190,8 @@ impl World {
         let mut objects = self.bucket.list(&format!("{}/000", self.id));
         if self.layout() == Layout::Pages {
             let of_pages = self.bucket.list(&format!("{}/pages/", self.id));
-            objects.extend(of_pages.into_iter().filter(|object| !object.key.contains("/pages/claim-")));
+            // Beside claims, and what says that it is the layout.
+            objects.extend(of_pages.into_iter().filter(|object| object.key.ends_with(".ltx")));
         }
         let parse = |object: Object| {
             let name = object.key.strip_prefix(&format!("{}/", self.id)).and_then(|n| n.strip_suffix(".ltx"));
